@@ -1,0 +1,196 @@
+// Package abi is what driver, device and BPF programs agree on: the layout of
+// the memory they share and the messages between driver and device. The
+// layout is pinned by a golden file; internal/bpf/c/toehold.h says the same
+// in C.
+package abi
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"toehold/internal/flow"
+)
+
+// Version is the version of everything in this package. Driver and device
+// refuse each other when theirs differ.
+const Version = 1
+
+// HWID is a hardware connection identifier: index into the device's table in
+// the lower 32 bits, generation of that slot in the upper ones. Generations
+// start at 1, so 0 names no connection, and a stale id never names a new one.
+type HWID uint64
+
+// MakeHWID builds an identifier.
+func MakeHWID(index, generation uint32) HWID {
+	return HWID(uint64(generation)<<32 | uint64(index))
+}
+
+// Index is the slot in the device's table and in the block table.
+func (h HWID) Index() uint32 { return uint32(h) }
+
+// Generation counts the uses of the slot.
+func (h HWID) Generation() uint32 { return uint32(h >> 32) }
+
+// String is "index-generation", and "" for no connection.
+func (h HWID) String() string {
+	if h == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d-%d", h.Index(), h.Generation())
+}
+
+// ParseHWID reads what String writes.
+func ParseHWID(s string) (HWID, error) {
+	i, g, ok := strings.Cut(s, "-")
+	index, err1 := strconv.ParseUint(i, 10, 32)
+	generation, err2 := strconv.ParseUint(g, 10, 32)
+	if !ok || err1 != nil || err2 != nil || generation == 0 {
+		return 0, fmt.Errorf("hardware id %q is not of the form INDEX-GENERATION", s)
+	}
+	return MakeHWID(uint32(index), uint32(generation)), nil
+}
+
+// Marks that tell the project's own frames from others at the uplink's tcx
+// programs, which clear them.
+const (
+	MarkWire   = 0x70e40001 // device to peer
+	MarkInject = 0x70e40002 // device to the program's socket
+)
+
+// A Control is the memory that the steering programs, driver and device share
+// about one device: element 0 of the BPF array "control".
+type Control struct {
+	Heartbeat  uint64 // CLOCK_MONOTONIC ns; written by the device
+	StaleAfter uint64 // ns after which a heartbeat is stale; written by the driver
+	Fenced     uint32 // not 0: the device is shut off; set by driver and BPF, cleared by the driver alone
+	HostPort   uint32 // interface index of the host port; written by the driver
+	Uplink     uint32 // interface index of the uplink; written by the driver
+	LinkHeader uint32 // octets of the uplink's link header, 14 or 0; written by the driver
+	ToDevice   uint64 // frames of S turned to the device; written by BPF
+	Injected   uint64 // frames from the device handed to the kernel; written by BPF
+	Dropped    uint64 // wire frames kept from the kernel since the device has them; written by BPF
+	Bypassed   uint64 // frames of steered flows let through to the kernel because the device is stale or fenced; written by BPF
+	Fences     uint64 // times a stale heartbeat fenced the device; written by BPF
+}
+
+// A FlowEntry is the value of the BPF hash "flows", keyed by flow.Key.
+type FlowEntry struct {
+	HWID HWID
+}
+
+// Flags of a connection that its options were negotiated with, and its state.
+const (
+	FlagTimestamps  = 1 << iota // RFC 7323 timestamps on every segment
+	FlagSACK                    // RFC 2018 permitted
+	FlagWindowScale             // RFC 7323 scaling negotiated
+	FlagECN                     // RFC 3168 negotiated
+	FlagPeerFIN                 // the peer's FIN has been received in order
+	FlagLocalFIN                // S has sent its FIN
+)
+
+// A KernelState is kernel-level state of a connection as the software stack
+// has it. All 8- and 16-octet fields come first so that there is no padding.
+type KernelState struct {
+	Cookie                    uint64
+	BytesSent                 uint64 // acknowledged by the peer (tcpi_bytes_acked)
+	BytesReceived             uint64
+	CongestionControl         [16]byte // name, zero padded
+	SndUna, SndNxt, WriteSeq  uint32
+	RcvNxt, CopiedSeq, RcvWup uint32
+	SndWnd, RcvWnd            uint32 // octets, scaled
+	ISS, IRS                  uint32 // 0: the kernel does not keep it
+	SRTT                      uint32 // us
+	RTTVar                    uint32 // us
+	MinRTT                    uint32 // us
+	RTO                       uint32 // us
+	SndCwnd                   uint32 // segments
+	SndSsthresh               uint32 // segments
+	MSS                       uint32 // octets of payload a segment carries now (mss_cache)
+	TSOffset                  uint32 // ms, added to the monotonic clock
+	TSRecent                  uint32
+	Retransmits               uint32 // segments retransmitted in all
+	BoundIf                   uint32 // interface index S is bound to, 0 none
+	UID                       uint32
+	Inode                     uint64
+	SndWscale, RcvWscale      uint8  // shifts: of the peer's window, of ours
+	State                     uint8  // TCP_ESTABLISHED ...
+	Flags                     uint8  // Flag...
+	Special                   uint32 // Special...: what makes a socket not offloadable
+}
+
+// What a socket may be that keeps it from being offloaded.
+const (
+	SpecialMD5 = 1 << iota
+	SpecialAO
+	SpecialMPTCP
+	SpecialULP
+	SpecialUrgent
+	SpecialIPOptions
+	SpecialRepair
+	SpecialSockmap
+	SpecialMissing // the kernel has no full socket for the flow
+)
+
+// A KernelPart is the kernel-level part of a block. Its writer is the driver.
+type KernelPart struct {
+	Sequence uint64 // odd while it is written
+	HWID     HWID
+	Key      flow.Key
+	State    KernelState
+	NextHop  [6]byte // link address of the next hop, as the neighbour table has it
+	Source   [6]byte // link address of the uplink
+	PathMTU  uint32  // octets of IP packet
+	TTL, TOS uint8
+	_        [38]byte
+}
+
+// A SocketPart is the socket-level part of a block. Its writer is the driver.
+type SocketPart struct {
+	Sequence       uint64
+	SndBuf, RcvBuf uint32 // octets
+	Queued, Unread uint32 // octets written and not acknowledged; received and not read
+	Shutdown       uint8
+	_              [39]byte
+}
+
+// A HardwarePart is the hardware-level part of a block. Its writer is the
+// device.
+type HardwarePart struct {
+	Sequence                         uint64
+	HWID                             HWID
+	Place                            uint8 // Place...
+	State                            uint8 // tcb.State
+	Recovery                         uint8 // 0 open, 1 recovery, 2 loss
+	_                                uint8
+	SndUna, SndNxt, RcvNxt, RcvAcked uint32
+	SndWnd, RcvWnd                   uint32 // octets
+	SRTT, RTTVar, RTO                uint32 // us
+	Cwnd, Ssthresh                   uint32 // segments
+	HeldOut, HeldIn                  uint32 // octets of the program's and of the peer's held by the device
+	Reason                           uint32 // Reason, last
+	BytesSent, BytesReceived         uint64 // since the offload, first transmissions only
+	SegsSent, SegsReceived           uint64
+	Retransmits                      uint64 // segments
+	OutOfOrder                       uint64 // segments
+	_                                [64]byte
+}
+
+// BlockSize is the size of a Block in octets.
+const BlockSize = 512
+
+// A Block is one connection in the block table (BPF array "blocks", mmapped
+// by driver and device), at its hardware id's index.
+type Block struct {
+	Kernel   KernelPart
+	Socket   SocketPart
+	Hardware HardwarePart
+}
+
+// Places of a connection, as the device sees it.
+const (
+	PlaceFree = iota
+	PlacePassing
+	PlaceOwned
+	PlaceLeaving // passing, on the way home
+)

@@ -1,0 +1,119 @@
+package abi
+
+// A Reason says why a connection was moved, refused or lost sight of. It is
+// kept per connection and shown by its name.
+type Reason uint32
+
+// The reasons. docs/REASONS.md is generated from this list.
+const (
+	None Reason = iota
+	Asked
+	NotEstablished
+	TCPMD5
+	TCPAO
+	MPTCP
+	ULP
+	UrgentData
+	IPOptions
+	ECN
+	NoUplink
+	NAT
+	XFRM
+	Sockmap
+	Repair
+	NoOwner
+	NoConnection
+	AlreadyOnDevice
+	AlreadyInKernel
+	Moving
+	DeviceFull
+	DeviceMemory
+	DeviceDown
+	DeviceDied
+	DeviceHung
+	DeviceStopped
+	PeerWindowClosed
+	Timeout
+	Closed
+	ResetByPeer
+	ResetByProgram
+	OutOfStep
+	UplinkGone
+	RouteChanged
+	InternalError
+	reasons
+)
+
+var reasonTexts = [reasons][2]string{
+	None:             {"", "nothing has happened yet"},
+	Asked:            {"asked", "an operator asked for it"},
+	NotEstablished:   {"not-established", "only connections in ESTABLISHED or CLOSE_WAIT can be offloaded"},
+	TCPMD5:           {"tcp-md5", "the socket signs its segments (RFC 2385); the keys stay in the kernel"},
+	TCPAO:            {"tcp-ao", "the socket authenticates its segments (RFC 5925); the keys stay in the kernel"},
+	MPTCP:            {"mptcp", "the connection is a subflow of Multipath TCP"},
+	ULP:              {"ulp", "an upper-layer protocol such as kTLS is attached to the socket"},
+	UrgentData:       {"urgent-data", "urgent data is pending or arrived; the kernel handles it"},
+	IPOptions:        {"ip-options", "the socket sends IP options"},
+	ECN:              {"ecn", "the connection negotiated ECN, which the device does not do yet"},
+	NoUplink:         {"no-uplink", "the route to the peer does not leave by an uplink of a device"},
+	NAT:              {"nat", "this host rewrites the flow's addresses or ports"},
+	XFRM:             {"xfrm", "an IPsec policy applies to the flow"},
+	Sockmap:          {"sockmap", "the socket is already in a sockmap"},
+	Repair:           {"repair", "the socket is in repair mode"},
+	NoOwner:          {"no-owner", "no process was found that holds the socket"},
+	NoConnection:     {"no-connection", "there is no such connection any more"},
+	AlreadyOnDevice:  {"already-on-device", "the connection is on the device already"},
+	AlreadyInKernel:  {"already-in-kernel", "the connection is in the kernel already"},
+	Moving:           {"moving", "another move of the same connection is under way"},
+	DeviceFull:       {"device-full", "the device has no free connection slot"},
+	DeviceMemory:     {"device-memory", "the device is at its limit of buffer memory"},
+	DeviceDown:       {"device-down", "no device is running for the uplink"},
+	DeviceDied:       {"device-died", "the device process ended; the kernel took over"},
+	DeviceHung:       {"device-hung", "the device's heartbeat went stale; the kernel took over"},
+	DeviceStopped:    {"device-stopped", "the device or the daemon was stopped"},
+	PeerWindowClosed: {"peer-window-closed", "the peer's window stayed closed for the time allowed"},
+	Timeout:          {"timeout", "the move did not end in the time allowed and was undone"},
+	Closed:           {"closed", "both sides have closed the connection"},
+	ResetByPeer:      {"reset-by-peer", "the peer reset the connection"},
+	ResetByProgram:   {"reset-by-program", "the program, or the kernel for it, reset the connection"},
+	OutOfStep:        {"out-of-step", "the device saw the connection move without it and gave it back"},
+	UplinkGone:       {"uplink-gone", "the uplink vanished or went down"},
+	RouteChanged:     {"route-changed", "the route to the peer no longer leaves by the uplink"},
+	InternalError:    {"internal-error", "a step failed in a way that should not happen; see the log"},
+}
+
+// String is the reason's name, lower-case words joined by hyphens; "" for
+// None and "unknown" for a number outside the list.
+func (r Reason) String() string {
+	if r >= reasons {
+		return "unknown"
+	}
+	return reasonTexts[r][0]
+}
+
+// Text is one sentence for a person.
+func (r Reason) Text() string {
+	if r >= reasons {
+		return "a reason of a later version"
+	}
+	return reasonTexts[r][1]
+}
+
+// Reasons lists every reason but None.
+func Reasons() []Reason {
+	all := make([]Reason, 0, reasons-1)
+	for r := None + 1; r < reasons; r++ {
+		all = append(all, r)
+	}
+	return all
+}
+
+// ParseReason finds a reason by its name.
+func ParseReason(name string) (Reason, bool) {
+	for r := None; r < reasons; r++ {
+		if reasonTexts[r][0] == name {
+			return r, true
+		}
+	}
+	return 0, false
+}

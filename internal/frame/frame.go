@@ -1,0 +1,114 @@
+// Package frame holds packets: reference-counted buffers from a bounded pool,
+// and spans, the pieces of payload that the engines pass on without a copy.
+//
+// A pool and all its buffers belong to one goroutine.
+package frame
+
+// The two sizes of buffer. Large takes the largest super-segment with its
+// virtio-net and link headers; Small keeps a lone segment without holding a
+// Large one for it.
+const (
+	Large = 66 << 10
+	Small = 2 << 10
+)
+
+// A Buf is one buffer of a Pool.
+type Buf struct {
+	B    []byte // the whole buffer, Large or Small octets
+	refs int32
+	pool *Pool
+	next *Buf
+}
+
+// Retain adds a reference.
+func (b *Buf) Retain() { b.refs++ }
+
+// Release gives a reference back. After the last one the buffer waits until
+// the pool's next Recycle, so that a frame queued for transmission from it
+// stays whole until it has been sent.
+func (b *Buf) Release() {
+	b.refs--
+	if b.refs > 0 {
+		return
+	}
+	if b.refs < 0 {
+		panic("frame: buffer released twice")
+	}
+	b.next = b.pool.parting
+	b.pool.parting = b
+}
+
+// Cap is the memory that b holds, in octets.
+func (b *Buf) Cap() int { return len(b.B) }
+
+// A Span is a piece of payload in a buffer: Buf.B[Off:Off+Len].
+type Span struct {
+	Buf      *Buf
+	Off, Len uint32
+}
+
+// Bytes returns the payload.
+func (s Span) Bytes() []byte { return s.Buf.B[s.Off : s.Off+s.Len] }
+
+// Slice returns the span of n octets that starts at from within s. It takes
+// no reference.
+func (s Span) Slice(from, n uint32) Span {
+	if from+n > s.Len || from+n < from {
+		panic("frame: slice outside of its span")
+	}
+	return Span{s.Buf, s.Off + from, n}
+}
+
+// A Pool makes buffers and takes them back. Its limit is on the octets held
+// by buffers that are in use.
+type Pool struct {
+	limit, used int
+	large       *Buf
+	small       *Buf
+	parting     *Buf // released, perhaps still queued for transmission
+}
+
+// NewPool returns a pool that holds at most limit octets in use.
+func NewPool(limit int) *Pool { return &Pool{limit: limit} }
+
+// Used is the number of octets in buffers that are in use.
+func (p *Pool) Used() int { return p.used }
+
+// Limit is the number of octets that may be in use.
+func (p *Pool) Limit() int { return p.limit }
+
+// Get returns a buffer of at least n octets with one reference, or nil when n
+// is above Large or the pool is at its limit.
+func (p *Pool) Get(n int) *Buf {
+	free, size := &p.large, Large
+	if n <= Small {
+		free, size = &p.small, Small
+	}
+	if n > Large || p.used+size > p.limit {
+		return nil
+	}
+	p.used += size
+	b := *free
+	if b == nil {
+		return &Buf{B: make([]byte, size), refs: 1, pool: p}
+	}
+	*free, b.next, b.refs = b.next, nil, 1
+	return b
+}
+
+// Recycle makes the buffers released since the last call free for Get. Call
+// it when no frame is waiting for transmission.
+func (p *Pool) Recycle() {
+	for b := p.parting; b != nil; {
+		next := b.next
+		free := &p.large
+		if len(b.B) == Small {
+			free = &p.small
+		}
+		b.next = *free
+		*free = b
+		p.used -= len(b.B)
+		b = next
+	}
+	p.parting = nil
+}

@@ -1,0 +1,81 @@
+package frame
+
+import "testing"
+
+func TestReleasedBufferStaysUntilRecycle(t *testing.T) {
+	p := NewPool(10 * Large)
+	a := p.Get(100)
+	a.Release()
+	if b := p.Get(100); b == a {
+		t.Fatal("a released buffer was given out before Recycle")
+	}
+	p.Recycle()
+	if b := p.Get(100); b != a {
+		t.Fatal("a recycled buffer was not used again")
+	}
+}
+
+func TestLimit(t *testing.T) {
+	p := NewPool(2 * Large)
+	a, b := p.Get(Large), p.Get(Large)
+	if a == nil || b == nil || p.Get(1) != nil {
+		t.Fatalf("limit of %d, used %d", p.Limit(), p.Used())
+	}
+	a.Retain()
+	a.Release()
+	p.Recycle()
+	if p.Used() != 2*Large {
+		t.Errorf("a buffer with a reference left was counted as free: used %d", p.Used())
+	}
+	a.Release()
+	b.Release()
+	p.Recycle()
+	if p.Used() != 0 {
+		t.Errorf("used %d after all were released", p.Used())
+	}
+}
+
+func TestTooLarge(t *testing.T) {
+	if b := NewPool(1 << 30).Get(Large + 1); b != nil {
+		t.Errorf("got %d octets", len(b.B))
+	}
+}
+
+func TestReleaseTwicePanics(t *testing.T) {
+	defer func() {
+		if recover() == nil {
+			t.Error("no panic")
+		}
+	}()
+	b := NewPool(1 << 20).Get(1)
+	b.Release()
+	b.Release()
+}
+
+func TestSpanSlice(t *testing.T) {
+	b := NewPool(1 << 20).Get(100)
+	copy(b.B, "0123456789")
+	s := Span{b, 2, 6}
+	if got := string(s.Slice(1, 3).Bytes()); got != "345" {
+		t.Errorf("slice is %q", got)
+	}
+	defer func() {
+		if recover() == nil {
+			t.Error("a slice past the end did not panic")
+		}
+	}()
+	s.Slice(4, 3)
+}
+
+func TestGetDoesNotAllocateOnceWarm(t *testing.T) {
+	p := NewPool(1 << 30)
+	run := func() {
+		b := p.Get(Large)
+		b.Release()
+		p.Recycle()
+	}
+	run()
+	if n := testing.AllocsPerRun(100, run); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}

@@ -1,0 +1,92 @@
+// Package shm maps the memory that BPF programs, driver and device share, and
+// reads and writes its parts so that nobody sees half a change.
+package shm
+
+import (
+	"fmt"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"toehold/internal/abi"
+)
+
+// MapControl maps the BPF array "control" behind fd.
+func MapControl(fd int) (*abi.Control, error) {
+	b, err := mapArray(fd, int(unsafe.Sizeof(abi.Control{})))
+	if err != nil {
+		return nil, fmt.Errorf("map control: %w", err)
+	}
+	return (*abi.Control)(unsafe.Pointer(&b[0])), nil
+}
+
+// MapBlocks maps the BPF array "blocks" of n elements behind fd.
+func MapBlocks(fd, n int) ([]abi.Block, error) {
+	if n <= 0 {
+		return nil, fmt.Errorf("map blocks: %d is no number of connections", n)
+	}
+	b, err := mapArray(fd, n*abi.BlockSize)
+	if err != nil {
+		return nil, fmt.Errorf("map blocks: %w", err)
+	}
+	return unsafe.Slice((*abi.Block)(unsafe.Pointer(&b[0])), n), nil
+}
+
+func mapArray(fd, size int) ([]byte, error) {
+	page := unix.Getpagesize()
+	size = (size + page - 1) / page * page
+	return unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+}
+
+// Unmap gives the memory that MapControl mapped back.
+func UnmapControl(c *abi.Control) error {
+	return unix.MunmapPtr(unsafe.Pointer(c), uintptr(unix.Getpagesize()))
+}
+
+// UnmapBlocks gives the memory that MapBlocks mapped back.
+func UnmapBlocks(blocks []abi.Block) error {
+	page := uintptr(unix.Getpagesize())
+	size := (uintptr(len(blocks))*abi.BlockSize + page - 1) / page * page
+	return unix.MunmapPtr(unsafe.Pointer(&blocks[0]), size)
+}
+
+// Publish runs write, which changes the part that sequence stands at the
+// head of. A part has one writer, so writers need no lock between them.
+func Publish(sequence *uint64, write func()) {
+	Begin(sequence)
+	write()
+	End(sequence)
+}
+
+// Begin marks a part as being written; from an odd number, which a writer
+// that died left behind, it goes on to the next odd one.
+func Begin(sequence *uint64) {
+	atomic.StoreUint64(sequence, (atomic.LoadUint64(sequence)+1)|1)
+}
+
+// End marks a part as whole.
+func End(sequence *uint64) {
+	atomic.StoreUint64(sequence, (atomic.LoadUint64(sequence)|1)+1)
+}
+
+// attempts bounds how often Read tries again: a writer holds a part for less
+// than a microsecond, so after this many it is not coming back.
+const attempts = 10000
+
+// Read copies *part to *to while nobody writes it; sequence stands at the
+// head of part. False means that the writer never left it whole: it died in
+// the middle, or writes garbage.
+func Read[P any](sequence *uint64, part, to *P) bool {
+	for range attempts {
+		before := atomic.LoadUint64(sequence)
+		if before&1 != 0 {
+			continue
+		}
+		*to = *part
+		if atomic.LoadUint64(sequence) == before {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,110 @@
+package shm
+
+import (
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"toehold/internal/abi"
+)
+
+// memfd stands for a BPF array: anything that can be mapped will do here;
+// internal/bpf tests the real one.
+func memfd(t *testing.T, size int) int {
+	t.Helper()
+	fd, err := unix.MemfdCreate("shm-test", unix.MFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	if err := unix.Ftruncate(fd, int64(size)); err != nil {
+		t.Fatal(err)
+	}
+	return fd
+}
+
+func TestTwoMappingsAreOneMemory(t *testing.T) {
+	fd := memfd(t, 3*abi.BlockSize*8)
+	a, err := MapBlocks(fd, 9)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := MapBlocks(fd, 9)
+	if err != nil {
+		t.Fatal(err)
+	}
+	Publish(&a[8].Hardware.Sequence, func() { a[8].Hardware.Cwnd = 77 })
+	var got abi.HardwarePart
+	if !Read(&b[8].Hardware.Sequence, &b[8].Hardware, &got) || got.Cwnd != 77 {
+		t.Errorf("cwnd %d", got.Cwnd)
+	}
+	for _, m := range [][]abi.Block{a, b} {
+		if err := UnmapBlocks(m); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestMapControl(t *testing.T) {
+	c, err := MapControl(memfd(t, 4096))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Fences = 1
+	if err := UnmapControl(c); err != nil {
+		t.Error(err)
+	}
+	if _, err := MapControl(-1); err == nil {
+		t.Error("no error for a closed descriptor")
+	}
+	if _, err := MapBlocks(0, 0); err == nil {
+		t.Error("no error for a table without connections")
+	}
+}
+
+func TestReaderNeverSeesHalfAWrite(t *testing.T) {
+	var part abi.HardwarePart
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	wg.Add(1)
+	go func() {
+		defer wg.Done()
+		for n := uint32(0); ; n++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			Publish(&part.Sequence, func() { part.SndUna, part.Ssthresh = n, n })
+		}
+	}()
+	seen := 0
+	for range 20000 {
+		var got abi.HardwarePart
+		if !Read(&part.Sequence, &part, &got) {
+			continue // the writer was preempted in the middle
+		}
+		seen++
+		if got.SndUna != got.Ssthresh {
+			t.Fatalf("half a write: %d and %d", got.SndUna, got.Ssthresh)
+		}
+	}
+	close(stop)
+	wg.Wait()
+	if seen == 0 {
+		t.Error("the part was never readable")
+	}
+}
+
+func TestWriterThatDiedInTheMiddle(t *testing.T) {
+	var part, got abi.SocketPart
+	Begin(&part.Sequence)
+	if Read(&part.Sequence, &part, &got) {
+		t.Error("a part that is being written was read")
+	}
+	Publish(&part.Sequence, func() { part.SndBuf = 5 }) // the writer's successor
+	if !Read(&part.Sequence, &part, &got) || got.SndBuf != 5 {
+		t.Errorf("after the successor's write: %+v", got)
+	}
+}
