@@ -1,0 +1,50 @@
+# Everything a person or CI does with the project. Only Go is needed, except
+# for `generate`, which wants clang and llvm-strip.
+
+GO      ?= go
+PKGS    ?= ./...
+FUZZTIME ?= 10s
+# A package that takes longer than this hangs.
+TIMEOUT ?= 5m
+# Kernel tests and the demo need root: become it only when we are not.
+SUDO    := $(shell [ "$$(id -u)" = 0 ] || echo 'sudo -E')
+# Test binaries run as root, the compiler as the user, so that the build cache
+# stays the user's.
+EXEC    := $(if $(SUDO),-exec '$(SUDO)')
+
+.PHONY: build demo test lint generate fuzz bench clean
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/toehold ./cmd/toehold
+
+demo: build
+	$(SUDO) bin/toehold demo
+
+# One package at a time: several measure time, and all share the machine.
+test:
+	$(GO) test -count=1 -p 1 -timeout $(TIMEOUT) $(EXEC) $(PKGS)
+
+lint:
+	@out=$$(gofmt -l cmd internal); [ -z "$$out" ] || { echo "gofmt wants to change:"; echo "$$out"; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	$(GO) test -count=1 ./internal/archtest
+
+generate:
+	$(GO) generate ./...
+
+# Every fuzz target for a short while: for more, FUZZTIME=10m.
+fuzz:
+	@grep -rlE --include='*_test.go' '^func Fuzz' internal | xargs -n1 dirname | sort -u | while read -r dir; do \
+		grep -hoE '^func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go | cut -d' ' -f2 | while read -r target; do \
+			echo "== $$dir $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) ./$$dir || exit 1; \
+		done || exit 1; \
+	done
+
+bench: build
+	$(GO) test -run '^$$' -bench . -benchmem -timeout $(TIMEOUT) $(EXEC) $(PKGS)
+	$(SUDO) bin/toehold bench
+
+clean:
+	rm -rf bin
