@@ -169,6 +169,7 @@ type HardwarePart struct {
 	Cwnd, Ssthresh                   uint32 // segments
 	HeldOut, HeldIn                  uint32 // octets of the program's and of the peer's held by the device
 	Reason                           uint32 // Reason, last
+	_                                [4]byte
 	BytesSent, BytesReceived         uint64 // since the offload, first transmissions only
 	SegsSent, SegsReceived           uint64
 	Retransmits                      uint64 // segments
