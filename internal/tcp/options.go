@@ -1,0 +1,27 @@
+package tcp
+
+// Options are what an engine is told at Restore beside the connection's state.
+type Options struct {
+	Through bool   // acknowledge and advertise only what Permit allowed
+	CC      string // "cubic" (also ""), "reno", or "none": no congestion window, for the hop to the program's socket
+	RcvBuf  uint32 // not Through: octets of receive buffer that the window is made of (0: 1 MiB)
+	MaxOOO  uint32 // octets of out-of-order payload kept at most (0: 4 MiB); beyond it the furthest is dropped
+	TSTold  bool   // timestamps are told by SetTimestamp, not taken from the clock and ts_recent
+}
+
+// An Event is a set of things that a call brought about.
+type Event uint32
+
+// The events.
+const (
+	Readable    Event = 1 << iota // Next has something
+	Acked                         // snd.una advanced
+	WindowMoved                   // the peer's right window edge moved
+	PeerFIN                       // the peer's FIN was received in order; reported once
+	Reset                         // an acceptable RST came; the connection is closed
+	Urgent                        // a segment with URG came; it was not processed
+	OutOfStep                     // the peer acknowledged what was never sent here; dropped
+	Probed                        // a zero-length segment before what is acknowledged; with Through the caller answers it, by AckNow
+	Dropped                       // unacceptable: PAWS, out of window, no ACK flag, SYN
+	DupData                       // payload wholly before rcv.nxt
+)
