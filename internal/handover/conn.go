@@ -1,0 +1,130 @@
+package handover
+
+import (
+	"time"
+
+	"toehold/internal/abi"
+	"toehold/internal/flow"
+	"toehold/internal/mono"
+)
+
+// A Phase is how far a connection is on its way. In the phases from Admitting
+// on it has a place in the Table.
+type Phase uint8
+
+// The phases, in the order of an offload and an upload.
+const (
+	Admitting Phase = 1 + iota // Admit was sent
+	Owning                     // steered and described; Own was sent
+	Owned                      // the device has the connection
+	Passing                    // Pass was sent; still steered
+	Releasing                  // not steered any more; Release was sent
+)
+
+var phaseNames = [...]string{"kernel", "admitting", "owning", "owned", "passing", "releasing"}
+
+// String is the phase's name in lower case.
+func (p Phase) String() string { return phaseNames[p] }
+
+// A Path is the way to the peer, as routes and neighbours had it.
+type Path struct {
+	NextHop, Source [6]byte // link addresses; zero on an uplink without link header
+	MTU             uint32  // octets of IP packet
+}
+
+// A Candidate is a connection to offload whose route has been checked.
+type Candidate struct {
+	Flow flow.ID
+	Path Path
+}
+
+// A Conn is one connection of a Table.
+type Conn struct {
+	Flow  flow.ID
+	Key   flow.Key
+	HWID  abi.HWID // 0 until admitted
+	Phase Phase
+	Path  Path
+	State abi.KernelState // as last probed
+
+	ticket   uint64    // of the request that the present move serves, 0 none
+	since    mono.Time // start of the present move
+	deadline mono.Time // of the answer awaited, 0 none
+	allowed  time.Duration
+	end      Kind       // what the way home that it is on will have been
+	reason   abi.Reason // why it is on its way home
+	detail   string
+	stall    time.Duration
+	bytes    uint64
+}
+
+// Reason is why the connection is on its way home, None when it is not.
+func (c *Conn) Reason() abi.Reason { return c.reason }
+
+// A Kind is what became of a move.
+type Kind uint8
+
+// The kinds of outcome.
+const (
+	Offloaded Kind = 1 + iota // the device has it
+	Refused                   // an offload or upload did not take place; the connection is where it was
+	Uploaded                  // the kernel has it
+	Over                      // it ended while the device had it
+)
+
+var kindNames = [...]string{"", "offloaded", "refused", "uploaded", "over"}
+
+// String is the kind's name in lower case.
+func (k Kind) String() string { return kindNames[k] }
+
+// An Outcome is the end of one move of one connection.
+type Outcome struct {
+	Kind   Kind
+	Ticket uint64 // of the request, 0 when it happened by itself
+	Flow   flow.ID
+	HWID   abi.HWID
+	Cookie uint64 // of the kernel's socket, 0 when it was not seen
+	Reason abi.Reason
+	Detail string
+	Took   time.Duration // from the start of the move to now
+	Stall  time.Duration // how long neither stack could send, as the device says
+	Bytes  uint64        // octets that the device held at that moment
+}
+
+// verdict says what keeps a connection in this state from being offloaded.
+func verdict(s *abi.KernelState) abi.Reason {
+	for _, v := range specials {
+		if s.Special&v.bit != 0 {
+			return v.reason
+		}
+	}
+	switch {
+	case s.State != tcpEstablished && s.State != tcpCloseWait:
+		return abi.NotEstablished
+	case s.Flags&abi.FlagECN != 0:
+		return abi.ECN
+	}
+	return abi.None
+}
+
+// include/net/tcp_states.h
+const (
+	tcpEstablished = 1
+	tcpCloseWait   = 8
+)
+
+// specials is in the order of what an operator wants to hear first.
+var specials = [...]struct {
+	bit    uint32
+	reason abi.Reason
+}{
+	{abi.SpecialMissing, abi.NoConnection},
+	{abi.SpecialMPTCP, abi.MPTCP},
+	{abi.SpecialMD5, abi.TCPMD5},
+	{abi.SpecialAO, abi.TCPAO},
+	{abi.SpecialULP, abi.ULP},
+	{abi.SpecialSockmap, abi.Sockmap},
+	{abi.SpecialRepair, abi.Repair},
+	{abi.SpecialIPOptions, abi.IPOptions},
+	{abi.SpecialUrgent, abi.UrgentData},
+}

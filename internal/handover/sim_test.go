@@ -1,0 +1,228 @@
+package handover
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"toehold/internal/abi"
+	"toehold/internal/flow"
+	"toehold/internal/mono"
+)
+
+// world is a simulated kernel and device, written for plainness: a steering
+// map, the sockets by name, and the device's slots. Messages wait in a queue
+// until the test has the device answer.
+type world struct {
+	sockets   map[flow.Key]*abi.KernelState
+	steered   map[flow.Key]abi.HWID
+	described map[abi.HWID]bool
+
+	slots      map[abi.HWID]place // what the device knows
+	capacity   int
+	generation uint32
+	queue      []message
+	refuseOwn  map[flow.Key]abi.Reason
+
+	calls  int
+	failAt int // the call that fails, counted from 1; 0 none
+	log    []string
+}
+
+type place struct {
+	key   flow.Key
+	owned bool
+}
+
+type message struct {
+	kind   abi.Type
+	batch  uint32
+	offers []abi.Offer
+	ids    []abi.HWID
+}
+
+var errInjected = errors.New("injected")
+
+func newWorld() *world {
+	return &world{
+		sockets:   make(map[flow.Key]*abi.KernelState),
+		steered:   make(map[flow.Key]abi.HWID),
+		described: make(map[abi.HWID]bool),
+		slots:     make(map[abi.HWID]place),
+		refuseOwn: make(map[flow.Key]abi.Reason),
+		capacity:  1000,
+	}
+}
+
+// named is the flow of connection n of a test, n a small number.
+func named(n int) flow.ID {
+	return flow.Make(netip.MustParseAddrPort("10.0.0.1:80"), netip.AddrPortFrom(netip.MustParseAddr("10.0.0.2"), uint16(n)))
+}
+
+func nameOf(id flow.ID) string { return fmt.Sprintf("c%d", id.Remote.Port()) }
+
+func (w *world) open(n int) *abi.KernelState {
+	s := &abi.KernelState{State: tcpEstablished, MSS: 1448, SndWnd: 65535}
+	w.sockets[named(n).Key()] = s
+	return s
+}
+
+func (w *world) call(format string, args ...any) error {
+	w.calls++
+	w.log = append(w.log, fmt.Sprintf(format, args...))
+	if w.calls == w.failAt {
+		w.log[len(w.log)-1] += " FAILS"
+		return errInjected
+	}
+	return nil
+}
+
+func names(keys []flow.Key) string {
+	var s []string
+	for _, k := range keys {
+		s = append(s, nameOf(k.ID()))
+	}
+	slices.Sort(s)
+	return strings.Join(s, " ")
+}
+
+func (w *world) Probe(keys []flow.Key, out []abi.KernelState) error {
+	if err := w.call("probe %s", names(keys)); err != nil {
+		return err
+	}
+	for i, k := range keys {
+		out[i] = abi.KernelState{Special: abi.SpecialMissing}
+		if s := w.sockets[k]; s != nil {
+			out[i] = *s
+		}
+	}
+	return nil
+}
+
+func (w *world) Steer(keys []flow.Key, ids []abi.HWID) error {
+	if err := w.call("steer %s", names(keys)); err != nil {
+		return err
+	}
+	for i, k := range keys {
+		w.steered[k] = ids[i]
+	}
+	return nil
+}
+
+func (w *world) Unsteer(keys []flow.Key) error {
+	if err := w.call("unsteer %s", names(keys)); err != nil {
+		return err
+	}
+	for _, k := range keys {
+		delete(w.steered, k)
+	}
+	return nil
+}
+
+func (w *world) Describe(c *Conn) error {
+	if err := w.call("describe %s", nameOf(c.Flow)); err != nil {
+		return err
+	}
+	w.described[c.HWID] = true
+	return nil
+}
+
+func (w *world) Offer(batch uint32, offers []abi.Offer) error {
+	var keys []flow.Key
+	for i := range offers {
+		keys = append(keys, offers[i].Key)
+	}
+	if err := w.call("offer %s", names(keys)); err != nil {
+		return err
+	}
+	w.queue = append(w.queue, message{kind: abi.Admit, batch: batch, offers: slices.Clone(offers)})
+	return nil
+}
+
+var commandNames = map[abi.Type]string{abi.Own: "own", abi.Pass: "pass", abi.Release: "release"}
+
+func (w *world) Command(m abi.Type, ids []abi.HWID) error {
+	var keys []flow.Key
+	for _, id := range ids {
+		keys = append(keys, w.slots[id].key)
+	}
+	if err := w.call("%s %s", commandNames[m], names(keys)); err != nil {
+		return err
+	}
+	w.queue = append(w.queue, message{kind: m, ids: slices.Clone(ids)})
+	return nil
+}
+
+// answer has the device take the first message waiting, and returns what the
+// Table says to its answer.
+func (w *world) answer(now mono.Time, t *Table) error {
+	m := w.queue[0]
+	w.queue = w.queue[1:]
+	var answers []abi.Answer
+	for i := range m.offers {
+		answers = append(answers, w.admit(&m.offers[i]))
+	}
+	for _, id := range m.ids {
+		answers = append(answers, w.obey(m.kind, id))
+	}
+	// Each type of answer follows its message's in package abi.
+	h := abi.Header{Type: m.kind + 1, Count: uint16(len(answers)), Batch: m.batch}
+	return t.Answer(now, h, answers)
+}
+
+func (w *world) admit(o *abi.Offer) abi.Answer {
+	if len(w.slots) == w.capacity {
+		return abi.Answer{Reason: abi.DeviceFull}
+	}
+	w.generation++
+	id := abi.MakeHWID(uint32(len(w.slots)), w.generation)
+	w.slots[id] = place{key: o.Key}
+	return abi.Answer{HWID: id}
+}
+
+func (w *world) obey(m abi.Type, id abi.HWID) abi.Answer {
+	p := w.slots[id]
+	switch m {
+	case abi.Own:
+		if r := w.refuseOwn[p.key]; r != abi.None {
+			return abi.Answer{HWID: id, Reason: r}
+		}
+		p.owned = true
+	case abi.Pass:
+		p.owned = false
+	case abi.Release:
+		delete(w.slots, id)
+		return abi.Answer{HWID: id}
+	}
+	w.slots[id] = p
+	return abi.Answer{HWID: id, StallNS: 1000, Bytes: 10}
+}
+
+// check says which promise between table, kernel and device is broken when
+// nothing moves.
+func (w *world) check(t *Table) error {
+	for k, id := range w.steered {
+		if c := t.Find(k); c == nil || c.Phase != Owned || c.HWID != id {
+			return fmt.Errorf("%s is steered and is not the device's in the table", nameOf(k.ID()))
+		}
+	}
+	if len(t.conns) != len(t.flows) {
+		return fmt.Errorf("%d ids for %d flows", len(t.conns), len(t.flows))
+	}
+	for _, c := range t.flows {
+		switch {
+		case c.Phase != Owned:
+			return fmt.Errorf("%s stays %s", nameOf(c.Flow), c.Phase)
+		case w.steered[c.Key] != c.HWID:
+			return fmt.Errorf("%s is owned and not steered", nameOf(c.Flow))
+		case !w.described[c.HWID] || !w.slots[c.HWID].owned:
+			return fmt.Errorf("%s is owned and the device does not own it", nameOf(c.Flow))
+		}
+	}
+	if len(w.slots) != len(t.flows) {
+		return fmt.Errorf("the device has %d connections, the table %d", len(w.slots), len(t.flows))
+	}
+	return nil
+}
