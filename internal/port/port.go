@@ -56,13 +56,6 @@ type Port interface {
 // ErrGone says that the interface behind a port exists no more.
 var ErrGone = errors.New("interface is gone")
 
-// Limits of one frame and one batch.
-const (
-	maxHeader = 256 // octets of header that Queue takes
-	maxPieces = 18  // wire.MaxPieces and one to spare
-	batch     = 64  // frames queued at most
-)
-
 var (
 	_ Port = (*Packet)(nil)
 	_ Port = (*TAP)(nil)
