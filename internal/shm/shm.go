@@ -39,7 +39,7 @@ func mapArray(fd, size int) ([]byte, error) {
 	return unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 }
 
-// Unmap gives the memory that MapControl mapped back.
+// UnmapControl gives the memory that MapControl mapped back.
 func UnmapControl(c *abi.Control) error {
 	return unix.MunmapPtr(unsafe.Pointer(c), uintptr(unix.Getpagesize()))
 }

@@ -1,0 +1,244 @@
+package device
+
+import (
+	"slices"
+
+	"toehold/internal/abi"
+	"toehold/internal/flow"
+	"toehold/internal/frame"
+	"toehold/internal/mono"
+	"toehold/internal/shm"
+	"toehold/internal/wire"
+)
+
+// Greet sends the device's first word.
+func (d *Device) Greet(pid int) {
+	d.say(abi.Append(d.message[:0], abi.Hello, 0, []abi.Greeting{{
+		Version: abi.Version, Capacity: uint32(len(d.slots)), PID: uint32(pid), Memory: uint64(d.pool.Limit()),
+	}}))
+}
+
+// Handle carries out a message of the driver. It reports false when the
+// device is to end. A message that makes no sense is dropped with a note: the
+// driver's deadline undoes what it was for.
+func (d *Device) Handle(now mono.Time, msg []byte) bool {
+	h, octets, err := abi.ParseHeader(msg)
+	if err == nil {
+		switch h.Type {
+		case abi.Admit:
+			err = d.each(h, octets, nil, func(o abi.Offer) { d.admit(h.Batch, o) })
+		case abi.Own:
+			err = d.each(h, octets, func(c *conn) { d.wantOwned(now, h.Batch, c) }, nil)
+		case abi.Pass:
+			err = d.each(h, octets, func(c *conn) { d.wantPassed(now, h.Batch, c) }, nil)
+		case abi.Release:
+			err = d.each(h, octets, func(c *conn) { d.wantReleased(h.Batch, c) }, nil)
+		case abi.Quit:
+			return false
+		}
+	}
+	if err != nil {
+		d.log.Error("message from the driver dropped", "err", err)
+	}
+	return true
+}
+
+// each parses the entries of a message: offers, or commands, whose stale ids
+// are answered here.
+func (d *Device) each(h abi.Header, octets []byte, command func(*conn), offer func(abi.Offer)) error {
+	if offer != nil {
+		offers, err := abi.Parse([]abi.Offer(nil), h, octets)
+		for _, o := range offers {
+			offer(o)
+		}
+		return err
+	}
+	commands, err := abi.Parse([]abi.Command(nil), h, octets)
+	for _, cmd := range commands {
+		if c := d.find(cmd.HWID); c != nil {
+			command(c)
+		} else {
+			d.answer(h.Type+1, h.Batch, abi.Answer{HWID: cmd.HWID, Reason: abi.NoConnection})
+		}
+	}
+	return err
+}
+
+// find returns the connection that id names now, or nil.
+func (d *Device) find(id abi.HWID) *conn {
+	if int(id.Index()) >= len(d.slots) || d.slots[id.Index()].generation != id.Generation() {
+		return nil
+	}
+	return d.slots[id.Index()].conn
+}
+
+// admit takes a connection into the table or says why not.
+func (d *Device) admit(batch uint32, o abi.Offer) {
+	reason := d.admissible(&o)
+	if reason != abi.None {
+		d.answer(abi.Admitted, batch, abi.Answer{Reason: reason})
+		return
+	}
+	index := d.free[len(d.free)-1]
+	d.free = d.free[:len(d.free)-1]
+	s := &d.slots[index]
+	s.generation++
+	c := &conn{id: abi.MakeHWID(index, s.generation), key: o.Key, place: abi.PlacePassing, offer: o}
+	c.timer.conn = c
+	s.conn = c
+	d.flows[c.key] = c
+	d.touch(c)
+	d.answer(abi.Admitted, batch, abi.Answer{HWID: c.id})
+}
+
+// admissible is the device's decision: by what it can do, by how full it is,
+// by the nature of the connection.
+func (d *Device) admissible(o *abi.Offer) abi.Reason {
+	switch {
+	case o.Key.ID() == flow.ID{} || o.MSS == 0 || o.MSS > frame.Large:
+		return abi.InternalError
+	case o.Flags&abi.FlagECN != 0:
+		return abi.ECN
+	case d.flows[o.Key] != nil:
+		return abi.AlreadyOnDevice
+	case len(d.free) == 0:
+		return abi.DeviceFull
+	case d.pool.Used() > d.pool.Limit()/8*7:
+		return abi.DeviceMemory
+	}
+	return abi.None
+}
+
+// wantOwned begins to own c: at once, or when all that is unacknowledged has
+// gone by.
+func (d *Device) wantOwned(now mono.Time, batch uint32, c *conn) {
+	var part abi.KernelPart
+	b := &d.blocks[c.id.Index()]
+	if !shm.Read(&b.Kernel.Sequence, &b.Kernel, &part) || part.HWID != c.id || !valid(&part.State) {
+		d.answer(abi.Owned, batch, abi.Answer{HWID: c.id, Reason: abi.InternalError})
+		return
+	}
+	if c.place != abi.PlacePassing {
+		d.answer(abi.Owned, batch, abi.Answer{HWID: c.id, Reason: abi.Moving})
+		return
+	}
+	c.kernel, c.wanted, c.batch = part.State, true, batch
+	d.settle(c, &part)
+	d.tryOwn(now, c)
+}
+
+// valid checks what of the kernel-level state the engines would divide or
+// shift by.
+func valid(k *abi.KernelState) bool {
+	return k.MSS != 0 && k.MSS <= frame.Large && k.SndWscale <= 14 && k.RcvWscale <= 14
+}
+
+// settle merges the kernel-level state, read after the flow was steered.
+func (d *Device) settle(c *conn, part *abi.KernelPart) {
+	k := &part.State
+	c.out.settle(seqOf(k.SndUna), seqOf(k.SndNxt))
+	c.in.settle(seqOf(k.RcvNxt), seqOf(k.RcvNxt))
+	d.prime(c, part)
+}
+
+// prime fills in the headers of the directions in which no frame has gone by.
+func (d *Device) prime(c *conn, part *abi.KernelPart) {
+	p := wire.Packet{Key: c.key, TTL: part.TTL, TOS: part.TOS, DF: true}
+	if p.TTL == 0 {
+		p.TTL = 64
+	}
+	ethertype := etherHeader(c.key.Family)[12:]
+	if !c.toPeer.known {
+		link := slices.Concat(part.NextHop[:], part.Source[:], ethertype)
+		c.toPeer.learn(&p, link[:d.linkHeader])
+	}
+	if !c.toHost.known {
+		p.Key = c.key.Reverse()
+		c.toHost.learn(&p, slices.Concat(part.Source[:], part.NextHop[:], ethertype))
+	}
+}
+
+// wantPassed begins the way home.
+func (d *Device) wantPassed(now mono.Time, batch uint32, c *conn) {
+	start := d.clock()
+	held := c.held()
+	d.passAgain(now, c)
+	c.place, c.wanted = abi.PlaceLeaving, false
+	d.touch(c)
+	d.answer(abi.Passing, batch, abi.Answer{HWID: c.id, Bytes: held, StallNS: d.stall(start)})
+}
+
+// wantReleased lets c go once the frames that were turned to the device
+// before its flow was un-steered have been passed on.
+func (d *Device) wantReleased(batch uint32, c *conn) {
+	d.passAgain(d.clock(), c)
+	c.place, c.wanted = abi.PlaceLeaving, false
+	d.releasing = append(d.releasing, release{conn: c, batch: batch, left: drainTurns})
+}
+
+// drainTurns is how many turns must find both ports empty before a connection
+// that is released is forgotten.
+const drainTurns = 2
+
+// release forgets the connections whose frames have all been passed.
+func (d *Device) release(busy bool) {
+	keep := d.releasing[:0]
+	for _, r := range d.releasing {
+		if !busy {
+			r.left--
+		}
+		if r.left > 0 {
+			keep = append(keep, r)
+			continue
+		}
+		d.forget(r.conn)
+		d.answer(abi.Released, r.batch, abi.Answer{HWID: r.conn.id})
+	}
+	d.releasing = keep
+}
+
+// forget takes c out of the table; its slot is free for another one.
+func (d *Device) forget(c *conn) {
+	if d.find(c.id) != c {
+		return // released twice
+	}
+	d.leave(c)
+	c.out.release()
+	c.in.release()
+	delete(d.flows, c.key)
+	d.slots[c.id.Index()].conn = nil
+	d.free = append(d.free, c.id.Index())
+	c.place = abi.PlaceFree
+	d.publish(c)
+}
+
+// answer queues an answer; those to one message that are ready in one turn
+// go out together.
+func (d *Device) answer(kind abi.Type, batch uint32, a abi.Answer) {
+	k := answerKey{kind, batch}
+	d.answers[k] = append(d.answers[k], a)
+	if len(d.answers[k]) == abi.MaxEntries {
+		d.sayAnswers(k)
+	}
+}
+
+// notice tells the driver of something that happened by itself.
+func (d *Device) notice(c *conn, why abi.Reason) {
+	d.answer(abi.Notice, 0, abi.Answer{HWID: c.id, Reason: why})
+}
+
+func (d *Device) answerAll() {
+	for k := range d.answers {
+		d.sayAnswers(k)
+	}
+}
+
+func (d *Device) sayAnswers(k answerKey) {
+	d.say(abi.Append(d.message[:0], k.kind, k.batch, d.answers[k]))
+	delete(d.answers, k)
+}
+
+func (d *Device) say(msg []byte) {
+	d.message = msg
+	d.send(msg)
+}

@@ -1,0 +1,281 @@
+// Package device is the offload device: a table of connections, each first
+// passed between the wire and the program's socket, then owned by a pair of
+// TCP engines, and passed again on its way home. It knows frames, shared
+// memory and messages; it never touches a kernel socket of a program.
+package device
+
+import (
+	"log/slog"
+
+	"toehold/internal/abi"
+	"toehold/internal/flow"
+	"toehold/internal/frame"
+	"toehold/internal/mono"
+	"toehold/internal/port"
+	"toehold/internal/wire"
+)
+
+// A Device is one device's state. It has no thread of its own: Run, or a
+// test, calls it.
+type Device struct {
+	log        *slog.Logger
+	pool       *frame.Pool
+	uplink     port.Port // the wire
+	host       port.Port // S
+	linkHeader int       // octets of the uplink's link header
+	control    *abi.Control
+	blocks     []abi.Block
+	send       func(msg []byte) // to the driver
+	clock      func() mono.Time // for measuring only; decisions are given the time
+
+	flows map[flow.Key]*conn
+	slots []slot
+	free  []uint32 // indices of unused slots
+	wheel wheel
+
+	dirty     []*conn // connections with something to send or to publish
+	releasing []release
+	received  [2][]port.Received
+	out       wire.Out
+	header    [wire.MaxHeaders]byte
+	answers   map[answerKey][]abi.Answer
+	message   []byte
+	stats     Stats
+}
+
+// Stats count what the device did.
+type Stats struct {
+	Owned, Passing  int    // connections now
+	Frames          uint64 // received, of both ports
+	Unknown         uint64 // frames of flows that are not in the table
+	BadFrames       uint64 // frames that could not be parsed or had a wrong checksum
+	DroppedTransmit uint64 // frames that a port did not take
+}
+
+// A slot of the table; its index is the lower half of a hardware id.
+type slot struct {
+	generation uint32
+	conn       *conn
+}
+
+// A release is a connection that the driver has taken off the steering; it
+// goes once the frames that were under way have been passed.
+type release struct {
+	conn  *conn
+	batch uint32
+	left  int // turns of the loop to wait
+}
+
+type answerKey struct {
+	kind  abi.Type
+	batch uint32
+}
+
+// Parts is what a Device is made of.
+type Parts struct {
+	Log          *slog.Logger
+	Pool         *frame.Pool
+	Uplink, Host port.Port
+	LinkHeader   int // octets of the uplink's link header: 14 or 0
+	Control      *abi.Control
+	Blocks       []abi.Block // its length is the capacity
+	Send         func(msg []byte)
+	Clock        func() mono.Time // measures stalls
+}
+
+// New makes a device with an empty table.
+func New(now mono.Time, p Parts) *Device {
+	d := &Device{
+		log: p.Log, pool: p.Pool, uplink: p.Uplink, host: p.Host, linkHeader: p.LinkHeader,
+		control: p.Control, blocks: p.Blocks, send: p.Send, clock: p.Clock,
+		flows:   make(map[flow.Key]*conn),
+		slots:   make([]slot, len(p.Blocks)),
+		answers: make(map[answerKey][]abi.Answer),
+	}
+	for i := len(p.Blocks) - 1; i >= 0; i-- {
+		d.free = append(d.free, uint32(i))
+	}
+	d.received[0] = make([]port.Received, batch)
+	d.received[1] = make([]port.Received, batch)
+	d.wheel.init(now)
+	return d
+}
+
+// batch is how many frames are read from a port before the other one is
+// looked at.
+const batch = 32
+
+// Stats returns the counters.
+func (d *Device) Stats() Stats {
+	s := d.stats
+	for _, c := range d.flows {
+		if c.place == abi.PlaceOwned {
+			s.Owned++
+		} else {
+			s.Passing++
+		}
+	}
+	return s
+}
+
+// Turn does all that can be done without waiting, once: frames of both
+// ports, timers, transmission, publication. It reports whether there were
+// frames; an error means that a port is gone.
+func (d *Device) Turn(now mono.Time) (bool, error) {
+	n, err := d.receive(now, d.uplink, d.received[0], d.frameFromWire)
+	if err != nil {
+		return false, err
+	}
+	m, err := d.receive(now, d.host, d.received[1], d.frameFromHost)
+	if err != nil {
+		return false, err
+	}
+	d.wheel.run(now, func(t *timer) { d.expired(now, t.conn) })
+	d.emitAll(now)
+	if err := d.flush(); err != nil {
+		return false, err
+	}
+	d.release(n+m > 0)
+	d.answerAll()
+	return n+m > 0, nil
+}
+
+// A rawFrame is a frame as it was read, for passing on.
+type rawFrame struct {
+	buf *frame.Buf
+	n   int
+}
+
+func (d *Device) receive(now mono.Time, p port.Port, into []port.Received, handle func(mono.Time, rawFrame)) (int, error) {
+	n, err := p.Receive(into)
+	if err != nil {
+		return 0, err
+	}
+	for i := range into[:n] {
+		d.stats.Frames++
+		handle(now, rawFrame{into[i].Buf, into[i].N})
+		into[i].Buf.Release()
+		into[i].Buf = nil
+	}
+	return n, nil
+}
+
+func (d *Device) frameFromWire(now mono.Time, raw rawFrame) {
+	var p wire.Packet
+	if v := wire.Parse(raw.buf, raw.n, d.linkHeader, &p); v != wire.OK {
+		d.stats.BadFrames++
+		return
+	}
+	c := d.flows[p.Key.Reverse()]
+	if c == nil {
+		d.stats.Unknown++
+		return
+	}
+	if d.linkHeader == 0 {
+		c.toHost.learn(&p, etherHeader(p.Key.Family))
+	} else {
+		c.toHost.learn(&p, p.Link)
+	}
+	if c.place != abi.PlaceOwned {
+		d.passFromWire(now, c, &p, raw)
+		return
+	}
+	if !wire.VerifyChecksum(raw.buf, raw.n, &p) {
+		d.stats.BadFrames++
+		return
+	}
+	d.fromPeer(now, c, &p, raw)
+}
+
+func (d *Device) frameFromHost(now mono.Time, raw rawFrame) {
+	var p wire.Packet
+	if v := wire.Parse(raw.buf, raw.n, etherLen, &p); v != wire.OK {
+		d.stats.BadFrames++
+		return
+	}
+	c := d.flows[p.Key]
+	if c == nil {
+		d.stats.Unknown++
+		return
+	}
+	c.toPeer.learn(&p, p.Link[:min(len(p.Link), d.linkHeader)])
+	if c.place != abi.PlaceOwned {
+		d.passFromHost(now, c, &p, raw)
+		return
+	}
+	d.fromHost(now, c, &p, raw)
+}
+
+// touch puts c on the list of connections to look after before the turn ends.
+func (d *Device) touch(c *conn) {
+	if !c.dirty {
+		c.dirty = true
+		d.dirty = append(d.dirty, c)
+	}
+}
+
+func (d *Device) expired(now mono.Time, c *conn) {
+	if c.place != abi.PlaceOwned {
+		return
+	}
+	if at := c.deadline(); at > now { // it moved on meanwhile
+		d.wheel.set(&c.timer, at)
+		return
+	}
+	c.wire.Advance(now)
+	c.host.Advance(now)
+	c.pump()
+	d.touch(c)
+}
+
+func (c *conn) deadline() mono.Time {
+	return mono.Earliest(c.wire.Deadline(), c.host.Deadline())
+}
+
+// emitAll sends for every touched connection, publishes its state and sets
+// its timer. What a port does not take now stays on the list.
+func (d *Device) emitAll(now mono.Time) {
+	keep := d.dirty[:0]
+	for _, c := range d.dirty {
+		done := true
+		if c.place == abi.PlaceOwned {
+			done = d.emit(now, c)
+			d.finish(c)
+		}
+		if c.place == abi.PlaceOwned {
+			d.wheel.set(&c.timer, c.deadline())
+		}
+		d.publish(c)
+		c.dirty = !done
+		if !done {
+			keep = append(keep, c)
+		}
+	}
+	clear(d.dirty[len(keep):])
+	d.dirty = keep
+}
+
+// flush hands the queued frames to the kernel. Buffers become free for use
+// again only when no frame of theirs waits.
+func (d *Device) flush() error {
+	a, err := d.uplink.Flush()
+	if err != nil {
+		return err
+	}
+	b, err := d.host.Flush()
+	if err != nil {
+		return err
+	}
+	if a && b {
+		d.pool.Recycle()
+	}
+	return nil
+}
+
+// Blocked reports which ports wait to be writable.
+func (d *Device) Blocked() (uplink, host bool) {
+	return d.uplink.Pending() > 0, d.host.Pending() > 0
+}
+
+// Busy reports that there is something to do at once.
+func (d *Device) Busy() bool { return len(d.releasing) > 0 }

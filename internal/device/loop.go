@@ -1,0 +1,227 @@
+package device
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"toehold/internal/abi"
+	"toehold/internal/frame"
+	"toehold/internal/mono"
+	"toehold/internal/port"
+	"toehold/internal/shm"
+)
+
+// A Config is what the device process is started with. The descriptors are
+// inherited from the driver.
+type Config struct {
+	Socket         int // SOCK_SEQPACKET, to the driver
+	Uplink         int // AF_PACKET socket on the uplink
+	HostPort       int // TAP
+	Control        int // BPF array of one abi.Control
+	Blocks         int // BPF array of MaxConnections abi.Blocks
+	LinkHeader     int // octets of the uplink's link header: 14 or 0
+	MaxConnections int
+	Memory         int64 // octets of buffers
+	Log            *slog.Logger
+}
+
+// ErrFenced ends a device that was shut off while it did not answer: its
+// connections are the kernel's again.
+var ErrFenced = errors.New("the device has been fenced off")
+
+// heartbeat is the longest time between two signs of life.
+const heartbeat = 5 * time.Millisecond
+
+// Run is the device process: it serves until the driver says quit or goes
+// away, or ctx ends.
+func Run(ctx context.Context, c Config) error {
+	runtime.LockOSThread()
+	l, err := newLoop(c)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	l.device.Greet(os.Getpid())
+	for ctx.Err() == nil {
+		if more, err := l.turn(); err != nil || !more {
+			return err
+		}
+	}
+	return nil
+}
+
+// A loop is the one place of the device that waits.
+type loop struct {
+	device  *Device
+	control *abi.Control
+	blocks  []abi.Block
+	ports   [2]port.Port
+	socket  int
+	epoll   int
+	writing [2]bool // what the port waits to be writable
+	events  [4]unix.EpollEvent
+	message []byte
+}
+
+func newLoop(c Config) (*loop, error) {
+	l := &loop{socket: c.Socket, epoll: -1, message: make([]byte, abi.MaxMessage)}
+	if err := l.open(c); err != nil {
+		l.close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (l *loop) open(c Config) error {
+	var err error
+	if l.control, err = shm.MapControl(c.Control); err != nil {
+		return err
+	}
+	if l.blocks, err = shm.MapBlocks(c.Blocks, c.MaxConnections); err != nil {
+		return err
+	}
+	pool := frame.NewPool(int(c.Memory))
+	uplink, err := port.NewPacket(c.Uplink, pool)
+	if err != nil {
+		return fmt.Errorf("uplink port: %w", err)
+	}
+	host, err := port.NewTAP(c.HostPort, pool)
+	if err != nil {
+		return fmt.Errorf("host port: %w", err)
+	}
+	l.ports = [2]port.Port{uplink, host}
+	l.device = New(mono.Now(), Parts{
+		Log: c.Log, Pool: pool, Uplink: uplink, Host: host, LinkHeader: c.LinkHeader,
+		Control: l.control, Blocks: l.blocks, Send: l.send, Clock: mono.Now,
+	})
+	return l.watch()
+}
+
+func (l *loop) watch() error {
+	var err error
+	if l.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return err
+	}
+	for _, fd := range []int{l.socket, l.ports[0].FD(), l.ports[1].FD()} {
+		if err := unix.SetNonblock(fd, true); err != nil {
+			return err
+		}
+		ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}
+		if err := unix.EpollCtl(l.epoll, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *loop) close() {
+	if l.epoll >= 0 {
+		unix.Close(l.epoll)
+	}
+	for _, p := range l.ports {
+		if p != nil {
+			p.Close()
+		}
+	}
+}
+
+// turn is one round: messages, frames, timers; then it waits if there was
+// nothing to do.
+func (l *loop) turn() (bool, error) {
+	now := mono.Now()
+	atomic.StoreUint64(&l.control.Heartbeat, uint64(now))
+	if atomic.LoadUint32(&l.control.Fenced) != 0 {
+		return false, ErrFenced
+	}
+	busy, err := l.device.Turn(now)
+	if err != nil {
+		return false, err
+	}
+	if busy || l.device.Busy() {
+		return l.wait(0)
+	}
+	next := l.device.wheel.next(now, heartbeat)
+	return l.wait(int((next.Sub(now) + time.Millisecond - 1) / time.Millisecond))
+}
+
+// wait sleeps until a port, the driver or the time calls, at most for ms
+// milliseconds, and handles the driver's messages. It reports false when the
+// device is to end.
+func (l *loop) wait(ms int) (bool, error) {
+	l.watchBlocked()
+	n, err := unix.EpollWait(l.epoll, l.events[:], ms)
+	if err == unix.EINTR {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("epoll: %w", err)
+	}
+	for _, ev := range l.events[:n] {
+		if int(ev.Fd) == l.socket {
+			return l.hear()
+		}
+	}
+	return true, nil
+}
+
+// watchBlocked asks to be woken when a port that was full can be written.
+func (l *loop) watchBlocked() {
+	uplink, host := l.device.Blocked()
+	for i, blocked := range [2]bool{uplink, host} {
+		if blocked == l.writing[i] {
+			continue
+		}
+		l.writing[i] = blocked
+		ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(l.ports[i].FD())}
+		if blocked {
+			ev.Events |= unix.EPOLLOUT
+		}
+		if err := unix.EpollCtl(l.epoll, unix.EPOLL_CTL_MOD, l.ports[i].FD(), &ev); err != nil {
+			l.device.log.Error("a port cannot be waited for", "err", err)
+		}
+	}
+}
+
+// hear handles all messages that wait.
+func (l *loop) hear() (bool, error) {
+	for {
+		n, err := unix.Read(l.socket, l.message)
+		switch {
+		case err == unix.EAGAIN || err == unix.EINTR:
+			return true, nil
+		case err != nil:
+			return false, fmt.Errorf("read from the driver: %w", err)
+		case n == 0: // the driver is gone, and with it the steering
+			return false, nil
+		}
+		if !l.device.Handle(mono.Now(), l.message[:n]) {
+			return false, nil
+		}
+	}
+}
+
+// send gives a message to the driver. The driver reads at all times; one that
+// does not for a second is as good as gone, and the heartbeat tells.
+func (l *loop) send(msg []byte) {
+	for range 1000 {
+		err := unix.Send(l.socket, msg, unix.MSG_NOSIGNAL)
+		if err == nil {
+			return
+		}
+		if err != unix.EAGAIN && err != unix.EINTR {
+			l.device.log.Error("message to the driver lost", "err", err)
+			return
+		}
+		pfd := []unix.PollFd{{Fd: int32(l.socket), Events: unix.POLLOUT}}
+		unix.Poll(pfd, 1)
+	}
+	l.device.log.Error("message to the driver lost: its socket stays full")
+}

@@ -1,0 +1,250 @@
+package device
+
+import (
+	"bytes"
+	"time"
+
+	"toehold/internal/abi"
+	"toehold/internal/frame"
+	"toehold/internal/mono"
+	"toehold/internal/seqnum"
+	"toehold/internal/tcb"
+	"toehold/internal/tcp"
+	"toehold/internal/wire"
+)
+
+// own turns a passed connection into an owned one: two engines in one
+// sequence space, one in S's place towards the peer, one in the peer's place
+// towards S.
+func (d *Device) own(now mono.Time, c *conn) error {
+	peerEdge, programEdge := c.windows()
+	towardsPeer := c.snapshot(&c.out, &c.in, peerEdge, programEdge)
+	towardsHost := c.snapshot(&c.in, &c.out, programEdge, peerEdge)
+	k := &c.kernel
+	towardsPeer.SndWscale, towardsPeer.RcvWscale = k.SndWscale, k.RcvWscale
+	towardsHost.SndWscale, towardsHost.RcvWscale = k.RcvWscale, k.SndWscale
+	towardsPeer.SRTT = time.Duration(k.SRTT) * time.Microsecond
+	towardsPeer.RTTVar = time.Duration(k.RTTVar) * time.Microsecond
+	towardsPeer.RTO = time.Duration(k.RTO) * time.Microsecond
+	towardsPeer.Cwnd, towardsPeer.Ssthresh = max(k.SndCwnd, 2), max(k.SndSsthresh, 2)
+	if k.Flags&abi.FlagPeerFIN != 0 {
+		towardsPeer.State, towardsPeer.PeerFIN = tcb.CloseWait, true
+		towardsHost.State, towardsHost.FINSent = tcb.FinWait2, true
+		c.finIn = true
+	}
+	if err := c.wire.Restore(now, &towardsPeer, tcp.Options{Through: true, CC: congestion(k)}); err != nil {
+		return err
+	}
+	if err := c.host.Restore(now, &towardsHost, tcp.Options{Through: true, CC: "none", TSTold: true}); err != nil {
+		c.wire.Close()
+		return err
+	}
+	c.out.held, c.in.held = nil, nil // the engines have the references
+	c.host.SetTimestamp(c.wire.TSRecent(), c.wire.TSEcrLast())
+	c.place = abi.PlaceOwned
+	return nil
+}
+
+// snapshot is one direction's sender at rest: s is what it sends, r what it
+// receives.
+func (c *conn) snapshot(s, r *track, sndEdge, rcvEdge seqnum.Value) tcb.Snapshot {
+	snap := tcb.Snapshot{
+		State:  tcb.Established,
+		SndUna: s.una, SndNxt: s.nxt, SndWnd: sndEdge.Sub(s.una),
+		SndWL1: r.nxt, SndWL2: s.una,
+		RcvNxt: r.nxt, RcvAcked: r.una, RcvEdge: rcvEdge,
+		MSS:        c.kernel.MSS,
+		SACK:       c.kernel.Flags&abi.FlagSACK != 0,
+		Timestamps: c.kernel.Flags&abi.FlagTimestamps != 0,
+		TSOffset:   c.kernel.TSOffset,
+		TSRecent:   c.kernel.TSRecent,
+		TSEcr:      c.tsEcr,
+		Cwnd:       10, Ssthresh: 0x7fffffff,
+		Unacked: s.held,
+	}
+	if c.tsSeen {
+		snap.TSRecent = c.tsVal
+	}
+	return snap
+}
+
+// congestion is the control the device uses for what the kernel used.
+func congestion(k *abi.KernelState) string {
+	name := string(bytes.TrimRight(k.CongestionControl[:], "\x00"))
+	if name == "reno" {
+		return name
+	}
+	return "cubic"
+}
+
+// pump moves what one engine has received to the other, and lets each
+// acknowledge and grant what the other's correspondent has.
+func (c *conn) pump() {
+	var s frame.Span
+	for c.wire.Next(&s) {
+		c.host.Send(s)
+	}
+	for c.host.Next(&s) {
+		c.wire.Send(s)
+	}
+	if !c.finIn && c.wire.PeerFINReceived() {
+		c.finIn = true
+		c.host.CloseSend()
+	}
+	if !c.finOut && c.host.PeerFINReceived() {
+		c.finOut = true
+		c.wire.CloseSend()
+	}
+	c.host.SetTimestamp(c.wire.TSRecent(), c.wire.TSEcrLast())
+	c.wire.Permit(c.host.SndUna(), c.host.SndEdge())
+	c.host.Permit(c.wire.SndUna(), c.wire.SndEdge())
+}
+
+// fromPeer handles a frame of the peer of an owned connection.
+func (d *Device) fromPeer(now mono.Time, c *conn, p *wire.Packet, raw rawFrame) {
+	if p.Seg.Flags&wire.URG != 0 {
+		d.giveBack(now, c, abi.UrgentData)
+		d.passFromWire(now, c, p, raw)
+		return
+	}
+	if p.Seg.Size != 0 {
+		c.host.SetMSS(uint32(p.Seg.Size))
+	}
+	ev := c.wire.Receive(now, &p.Seg)
+	if ev&tcp.OutOfStep != 0 {
+		d.outOfStep(now, c)
+		d.passFromWire(now, c, p, raw)
+		return
+	}
+	if ev&tcp.Reset != 0 {
+		c.host.Abort()
+		c.resetIn = true
+	}
+	if ev&tcp.Probed != 0 {
+		c.wire.AckNow()
+	}
+	if c.probing && p.Seg.Flags&wire.ACK != 0 {
+		c.probing = false
+		c.host.AckNow()
+	}
+	c.pump()
+	d.touch(c)
+}
+
+// fromHost handles a frame of S of an owned connection.
+func (d *Device) fromHost(now mono.Time, c *conn, p *wire.Packet, raw rawFrame) {
+	switch {
+	case p.Seg.Flags&wire.URG != 0:
+		d.giveBack(now, c, abi.UrgentData)
+		d.passFromHost(now, c, p, raw)
+		return
+	case p.Seg.Flags&wire.RST != 0:
+		// The kernel itself aborts: its RST is right as it stands.
+		d.forward(d.uplink, p, raw)
+		d.leave(c)
+		d.notice(c, abi.ResetByProgram)
+		return
+	}
+	if p.Seg.Size != 0 {
+		c.wire.SetMSS(uint32(p.Seg.Size))
+	}
+	ev := c.host.Receive(now, &p.Seg)
+	if ev&tcp.OutOfStep != 0 {
+		d.outOfStep(now, c)
+		d.passFromHost(now, c, p, raw)
+		return
+	}
+	if ev&tcp.Probed != 0 { // a keepalive or window probe is for the peer to answer
+		c.probing = true
+		c.wire.Probe()
+	}
+	c.pump()
+	d.touch(c)
+}
+
+// emit sends what both engines of c have to send; false when a port takes no
+// more for now.
+func (d *Device) emit(now mono.Time, c *conn) bool {
+	return d.drain(now, &c.wire, &c.toPeer, d.uplink) && d.drain(now, &c.host, &c.toHost, d.host)
+}
+
+// finish looks whether an owned connection has come to its end.
+func (d *Device) finish(c *conn) {
+	switch {
+	case c.place != abi.PlaceOwned || c.closedSaid:
+	case c.resetIn:
+		d.leave(c)
+		d.notice(c, abi.ResetByPeer)
+	case c.finOut && c.finIn && c.wire.FINAcked() && c.host.FINAcked():
+		c.closedSaid = true
+		d.notice(c, abi.Closed)
+	}
+}
+
+// outOfStep answers the sight of a segment that the device's state cannot
+// explain, such as the acknowledgement of octets that S sent while its flow
+// was being steered: the device passes again, and owns again once it has
+// copies of everything. When that does not last, the connection goes home.
+func (d *Device) outOfStep(now mono.Time, c *conn) {
+	d.passAgain(now, c)
+	c.place = abi.PlacePassing
+	c.reowned++
+	if c.reowned > maxReowned {
+		c.place = abi.PlaceLeaving
+		d.notice(c, abi.OutOfStep)
+	}
+}
+
+// maxReowned bounds how often a connection is passed and owned again by
+// itself before the driver is asked to take it home.
+const maxReowned = 8
+
+// giveBack passes c again and asks the driver to take it home.
+func (d *Device) giveBack(now mono.Time, c *conn, why abi.Reason) {
+	d.passAgain(now, c)
+	d.notice(c, why)
+}
+
+// passAgain ends the ownership of c: all that the device holds and may send
+// goes out now, to S even what is out of order, so that its own
+// acknowledgements tell the peer; then frames go by untouched.
+func (d *Device) passAgain(now mono.Time, c *conn) {
+	if c.place != abi.PlaceOwned {
+		return
+	}
+	c.pump()
+	c.wire.FlushAll()
+	c.host.FlushAll()
+	d.emit(now, c)
+	d.flushOutOfOrder(c)
+	c.out = track{seen: true, told: true, una: c.wire.SndUna(), lo: c.host.RcvNxt(), nxt: c.host.RcvNxt(), fin: c.finOut}
+	c.in = track{seen: true, told: true, una: c.host.SndUna(), lo: c.wire.RcvNxt(), nxt: c.wire.RcvNxt(), fin: c.finIn}
+	c.tsVal, c.tsEcr, c.tsSeen = c.wire.TSRecent(), c.wire.TSEcrLast(), true
+	d.leave(c)
+}
+
+// flushOutOfOrder hands the out-of-order octets to S as they are.
+func (d *Device) flushOutOfOrder(c *conn) {
+	var out wire.Out
+	c.wire.OOO(func(seq seqnum.Value, s frame.Span) {
+		out.Seq, out.Ack = seq, c.host.RcvAcked()
+		out.Flags = wire.ACK
+		out.Window = uint16(min((c.wire.SndEdge().Sub(c.host.RcvAcked()))>>c.kernel.SndWscale, 65535))
+		out.TSOK = c.kernel.Flags&abi.FlagTimestamps != 0
+		out.TSVal, out.TSEcr = c.wire.TSRecent(), c.wire.TSEcrLast()
+		out.Pieces[0], out.NPieces, out.Length = s, 1, s.Len
+		out.Size = uint16(c.kernel.MSS)
+		d.transmit(&out, &c.toHost, d.host)
+	})
+}
+
+// leave takes the engines off c.
+func (d *Device) leave(c *conn) {
+	if c.place == abi.PlaceOwned {
+		c.keepCounters()
+		c.wire.Close()
+		c.host.Close()
+		d.wheel.clear(&c.timer)
+	}
+	c.place = abi.PlaceLeaving
+}

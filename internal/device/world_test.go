@@ -1,0 +1,455 @@
+package device
+
+import (
+	"bytes"
+	"container/heap"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+	"time"
+
+	"toehold/internal/abi"
+	"toehold/internal/flow"
+	"toehold/internal/frame"
+	"toehold/internal/mono"
+	"toehold/internal/port"
+	"toehold/internal/seqnum"
+	"toehold/internal/shm"
+	"toehold/internal/tcb"
+	"toehold/internal/tcp"
+	"toehold/internal/wire"
+)
+
+// A world is a program's kernel, its peer and a device between them, in
+// virtual time: the steering, the wire with its faults, and two ordinary TCP
+// endpoints that compare every octet.
+type world struct {
+	t       *testing.T
+	r       *rand.Rand
+	now     mono.Time
+	events  eventQueue
+	order   uint64
+	program *endpoint // S
+	peer    *endpoint
+	steered bool
+
+	device       *Device
+	kernelUplink port.Port // the kernel's ends of the device's ports
+	kernelHost   port.Port
+	answers      []spoken
+	blocks       []abi.Block
+	control      abi.Control
+	faults       faults
+}
+
+type spoken struct {
+	kind abi.Type
+	abi.Answer
+}
+
+// faults of the wire: probabilities, and the longest extra delay.
+type faults struct {
+	lose, double, corrupt, reorder float64
+	delay                          time.Duration
+}
+
+type event struct {
+	at    mono.Time
+	order uint64
+	do    func()
+}
+
+type eventQueue []event
+
+func (q eventQueue) Len() int { return len(q) }
+func (q eventQueue) Less(i, j int) bool {
+	return q[i].at < q[j].at || q[i].at == q[j].at && q[i].order < q[j].order
+}
+func (q eventQueue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
+func (q *eventQueue) Push(x any)   { *q = append(*q, x.(event)) }
+func (q *eventQueue) Pop() any {
+	old := *q
+	e := old[len(old)-1]
+	*q = old[:len(old)-1]
+	return e
+}
+
+func (w *world) after(d time.Duration, do func()) {
+	w.order++
+	heap.Push(&w.events, event{w.now.Add(d), w.order, do})
+}
+
+// An endpoint is an ordinary TCP with the application above it.
+type endpoint struct {
+	name     string
+	w        *world
+	conn     tcp.Conn
+	pool     *frame.Pool
+	template wire.Template
+	transmit func(frame []byte)
+	toSend   []byte // not yet given to conn
+	closing  bool   // FIN after toSend
+	closed   bool
+	got      []byte
+	want     []byte // what it is to receive in all
+	stalled  bool   // the application does not read
+	reset    bool
+	permit   bool
+}
+
+const (
+	sndSpace = 256 << 10
+	mss      = 1448
+)
+
+var testKey = flow.Make(netip.MustParseAddrPort("10.0.0.1:80"), netip.MustParseAddrPort("10.0.0.2:40000")).Key()
+
+func newWorld(t *testing.T, seed uint64, f faults) *world {
+	w := &world{t: t, r: rand.New(rand.NewPCG(seed, 7)), now: mono.Time(time.Hour), faults: f}
+	iss, irs := seqnum.Value(w.r.Uint32()), seqnum.Value(w.r.Uint32())
+	sack := w.r.IntN(4) != 0
+	ts := w.r.IntN(4) != 0
+	w.program = w.endpoint("program", testKey, iss, irs, sack, ts)
+	w.peer = w.endpoint("peer", testKey.Reverse(), irs, iss, sack, ts)
+	w.program.transmit = w.fromProgram
+	w.peer.transmit = w.fromPeer
+	w.newDevice(64 << 20)
+	return w
+}
+
+func (w *world) endpoint(name string, key flow.Key, iss, irs seqnum.Value, sack, ts bool) *endpoint {
+	e := &endpoint{name: name, w: w, pool: frame.NewPool(256 << 20)}
+	snap := tcb.Snapshot{
+		State: tcb.Established, SndUna: iss, SndNxt: iss, SndWnd: 64 << 10, SndWL1: irs, SndWL2: iss,
+		RcvNxt: irs, RcvAcked: irs, RcvEdge: irs.Add(64 << 10), SndWscale: 4, RcvWscale: 4,
+		MSS: mss, SACK: sack, Timestamps: ts, TSOffset: w.r.Uint32(), Cwnd: 10, Ssthresh: 0x7fffffff,
+	}
+	if err := e.conn.Restore(w.now, &snap, tcp.Options{CC: "cubic", RcvBuf: 512 << 10}); err != nil {
+		w.t.Fatal(err)
+	}
+	link := append(bytes.Repeat([]byte{2}, 12), 0x08, 0)
+	e.template.Set(&wire.Packet{Key: key, Link: link, TTL: 64, DF: true})
+	return e
+}
+
+// newDevice makes a fresh device; what an older one held is gone.
+func (w *world) newDevice(memory int) {
+	pool, kernel := frame.NewPool(memory), frame.NewPool(256<<20)
+	var up, host port.Port
+	up, w.kernelUplink = port.NewPipe(pool, kernel)
+	host, w.kernelHost = port.NewPipe(pool, kernel)
+	w.blocks = make([]abi.Block, 4)
+	w.device = New(w.now, Parts{
+		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Pool: pool, Uplink: up, Host: host,
+		LinkHeader: etherLen, Control: &w.control, Blocks: w.blocks, Send: w.hear,
+		Clock: func() mono.Time { return w.now },
+	})
+}
+
+func (w *world) hear(msg []byte) {
+	h, octets, err := abi.ParseHeader(msg)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	answers, err := abi.Parse([]abi.Answer(nil), h, octets)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, a := range answers {
+		w.answers = append(w.answers, spoken{h.Type, a})
+	}
+}
+
+// answer takes the first answer of a kind.
+func (w *world) answer(kind abi.Type) (abi.Answer, bool) {
+	for i, a := range w.answers {
+		if a.kind == kind {
+			w.answers = append(w.answers[:i:i], w.answers[i+1:]...)
+			return a.Answer, true
+		}
+	}
+	return abi.Answer{}, false
+}
+
+// fromProgram is what the egress program does.
+func (w *world) fromProgram(b []byte) {
+	if w.steered {
+		give(w.t, w.kernelHost, b)
+		return
+	}
+	w.onWire(b, w.peer.receive)
+}
+
+// fromPeer puts a frame on the wire; at the other end, the ingress program.
+func (w *world) fromPeer(b []byte) { w.onWire(b, w.arrive) }
+
+func (w *world) arrive(b []byte) {
+	if w.steered {
+		give(w.t, w.kernelUplink, b)
+		return
+	}
+	w.program.receive(b)
+}
+
+// onWire carries a frame with the wire's faults.
+func (w *world) onWire(b []byte, to func([]byte)) {
+	f := &w.faults
+	copies := 1
+	if w.r.Float64() < f.lose {
+		copies--
+	}
+	if w.r.Float64() < f.double {
+		copies++
+	}
+	for range copies {
+		c := bytes.Clone(b)
+		if w.r.Float64() < f.corrupt {
+			corrupt(w.r, c)
+		}
+		delay := f.delay
+		if w.r.Float64() < f.reorder {
+			delay += time.Duration(w.r.Int64N(int64(f.delay) + 1))
+		}
+		w.after(delay, func() { to(c) })
+	}
+}
+
+// corrupt computes the checksum that the sender left to its card and flips a
+// bit behind the IP header.
+func corrupt(r *rand.Rand, b []byte) {
+	var v wire.VNet
+	v.Get(b)
+	if v.Flags&wire.NeedsCsum != 0 {
+		at := wire.VNetLen + int(v.CsumStart)
+		sum := onesSum(b[at:])
+		b[at+int(v.CsumOffset)], b[at+int(v.CsumOffset)+1] = byte(^sum>>8), byte(^sum)
+		v.Flags &^= wire.NeedsCsum
+		v.Put(b)
+	}
+	at := wire.VNetLen + 14 + 20 + r.IntN(len(b)-wire.VNetLen-34)
+	b[at] ^= 1 << r.IntN(8)
+}
+
+func onesSum(b []byte) uint16 {
+	var sum uint32
+	for i, x := range b {
+		if i&1 == 0 {
+			sum += uint32(x) << 8
+		} else {
+			sum += uint32(x)
+		}
+	}
+	for sum>>16 != 0 {
+		sum = sum&0xffff + sum>>16
+	}
+	return uint16(sum)
+}
+
+func give(t *testing.T, p port.Port, b []byte) {
+	if !p.Queue(nil, spanOf(b)) {
+		if _, err := p.Flush(); err != nil || !p.Queue(nil, spanOf(b)) {
+			t.Fatalf("pipe full: %v", err)
+		}
+	}
+	if _, err := p.Flush(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// spanOf is b as a span of a buffer that belongs to nobody.
+func spanOf(b []byte) []frame.Span {
+	pool := frame.NewPool(1 << 30)
+	buf := pool.Get(len(b))
+	copy(buf.B, b)
+	return []frame.Span{{Buf: buf, Len: uint32(len(b))}}
+}
+
+// turnDevice runs the device and carries what it sent.
+func (w *world) turnDevice() bool {
+	busy, err := w.device.Turn(w.now)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	busy = w.carry(w.kernelUplink, func(b []byte) { w.onWire(b, w.peer.receive) }) || busy
+	busy = w.carry(w.kernelHost, w.program.receive) || busy
+	return busy
+}
+
+func (w *world) carry(p port.Port, to func([]byte)) bool {
+	var rx [16]port.Received
+	any := false
+	for {
+		n, err := p.Receive(rx[:])
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if n == 0 {
+			return any
+		}
+		any = true
+		for _, f := range rx[:n] {
+			b := bytes.Clone(f.Buf.B[:f.N])
+			f.Buf.Release()
+			to(b)
+		}
+	}
+}
+
+func (e *endpoint) receive(b []byte) {
+	buf := e.pool.Get(len(b))
+	copy(buf.B, b)
+	defer buf.Release()
+	var p wire.Packet
+	if wire.Parse(buf, len(b), etherLen, &p) != wire.OK || !wire.VerifyChecksum(buf, len(b), &p) {
+		return
+	}
+	key := testKey
+	if e == e.w.peer {
+		key = testKey.Reverse()
+	}
+	if p.Key.Reverse() != key {
+		return // a corrupted address
+	}
+	if e.conn.Receive(e.w.now, &p.Seg)&tcp.Reset != 0 {
+		e.reset = true
+	}
+	e.run()
+}
+
+// run lets the application read and write and the TCP send.
+func (e *endpoint) run() {
+	w := e.w
+	var s frame.Span
+	for !e.stalled && e.conn.Next(&s) {
+		e.got = append(e.got, s.Bytes()...)
+		s.Buf.Release()
+	}
+	if !bytes.HasPrefix(e.want, e.got) {
+		w.t.Fatalf("%s: octets differ within the first %d", e.name, len(e.got))
+	}
+	for len(e.toSend) > 0 && e.conn.SndEnd().Sub(e.conn.SndUna()) < sndSpace {
+		n := min(len(e.toSend), 1+w.r.IntN(60000))
+		buf := e.pool.Get(n)
+		copy(buf.B, e.toSend[:n])
+		e.toSend = e.toSend[n:]
+		e.conn.Send(frame.Span{Buf: buf, Len: uint32(n)})
+	}
+	if e.closing && !e.closed && len(e.toSend) == 0 {
+		e.closed = true
+		e.conn.CloseSend()
+	}
+	var out wire.Out
+	for e.conn.Output(w.now, &out) {
+		var header [wire.MaxHeaders]byte
+		b := bytes.Clone(header[:e.template.Build(header[:], &out)])
+		for _, p := range out.Pieces[:out.NPieces] {
+			b = append(b, p.Bytes()...)
+		}
+		e.transmit(b)
+	}
+	e.pool.Recycle()
+}
+
+// step advances the world to its next event, and its device with it.
+func (w *world) step() bool {
+	for w.turnDevice() {
+	}
+	next := w.device.wheel.next(w.now, time.Second)
+	for _, e := range []*endpoint{w.program, w.peer} {
+		next = mono.Earliest(next, e.conn.Deadline())
+	}
+	if len(w.events) > 0 && w.events[0].at <= next {
+		e := heap.Pop(&w.events).(event)
+		w.now = max(w.now, e.at)
+		e.do()
+	} else {
+		w.now = max(w.now, next)
+	}
+	for _, e := range []*endpoint{w.program, w.peer} {
+		if d := e.conn.Deadline(); d != 0 && d <= w.now {
+			e.conn.Advance(w.now)
+		}
+		e.run()
+	}
+	return true
+}
+
+// done reports that both sides have all their octets and the other's FIN.
+func (w *world) done() bool {
+	for _, e := range []*endpoint{w.program, w.peer} {
+		if len(e.got) != len(e.want) || !e.conn.PeerFINReceived() {
+			return false
+		}
+	}
+	return true
+}
+
+// The driver's steps.
+
+func (w *world) command(t abi.Type, id abi.HWID) {
+	w.device.Handle(w.now, abi.Append(nil, t, 1, []abi.Command{{HWID: id}}))
+}
+
+func (w *world) admit() abi.HWID {
+	w.device.Handle(w.now, abi.Append(nil, abi.Admit, 1, []abi.Offer{{Key: testKey, MSS: mss}}))
+	for w.turnDevice() {
+	}
+	a, ok := w.answer(abi.Admitted)
+	if !ok || a.Reason != abi.None {
+		w.t.Fatalf("not admitted: %v %v", ok, a.Reason)
+	}
+	return a.HWID
+}
+
+func (w *world) ownIt(id abi.HWID) {
+	part := &w.blocks[id.Index()].Kernel
+	shm.Publish(&part.Sequence, func() {
+		part.HWID, part.Key, part.State = id, testKey, w.program.kernelState()
+	})
+	w.command(abi.Own, id)
+}
+
+// kernelState is what the probe would read of e's socket.
+func (e *endpoint) kernelState() abi.KernelState {
+	var s tcb.Snapshot
+	e.conn.Snapshot(e.w.now, &s)
+	k := abi.KernelState{
+		SndUna: uint32(s.SndUna), SndNxt: uint32(s.SndNxt), RcvNxt: uint32(s.RcvNxt),
+		SndWnd: s.SndWnd, RcvWnd: s.RcvEdge.Sub(s.RcvNxt), SRTT: uint32(s.SRTT / time.Microsecond),
+		RTTVar: uint32(s.RTTVar / time.Microsecond), RTO: 200000, SndCwnd: s.Cwnd, SndSsthresh: s.Ssthresh,
+		MSS: mss, TSOffset: s.TSOffset, TSRecent: s.TSRecent, SndWscale: s.SndWscale, RcvWscale: s.RcvWscale,
+	}
+	if s.SACK {
+		k.Flags |= abi.FlagSACK
+	}
+	if s.Timestamps {
+		k.Flags |= abi.FlagTimestamps
+	}
+	if s.PeerFIN {
+		k.Flags |= abi.FlagPeerFIN
+	}
+	return k
+}
+
+func (w *world) fill(program, peer int) {
+	out, in := make([]byte, program), make([]byte, peer)
+	for i := range out {
+		out[i] = byte(w.r.Uint32())
+	}
+	for i := range in {
+		in[i] = byte(w.r.Uint32())
+	}
+	w.program.toSend, w.peer.want = out, bytes.Clone(out)
+	w.peer.toSend, w.program.want = in, bytes.Clone(in)
+	w.program.run()
+	w.peer.run()
+}
+
+func (w *world) String() string {
+	p, q := w.program, w.peer
+	return fmt.Sprintf("at %v: program has %d of %d, peer has %d of %d, steered %v, device %+v",
+		w.now, len(p.got), len(p.want), len(q.got), len(q.want), w.steered, w.device.Stats())
+}
