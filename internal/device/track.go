@@ -19,16 +19,16 @@ const maxTracked = 34 << 20
 //  2. held covers the octets from lo to nxt, less a FIN, without a gap.
 //  3. lo is not before una while octets are held.
 type track struct {
-	seen, told   bool         // lo and nxt are known; una is
-	una          seqnum.Value // acknowledged by the receiver
-	lo, nxt      seqnum.Value
-	edge         seqnum.Value // right edge of the receiver's window; valid with windowed
-	window       uint16       // the last window field of the receiver, and
-	windowAt     seqnum.Value // the acknowledgement that it came with
-	windowed     bool
-	fin          bool // the sender has sent its FIN
-	held         []frame.Span
-	octets       uint32 // in held
+	seen, told bool         // lo and nxt are known; una is
+	una        seqnum.Value // acknowledged by the receiver
+	lo, nxt    seqnum.Value
+	edge       seqnum.Value // right edge of the receiver's window; valid with windowed
+	window     uint16       // the last window field of the receiver, and
+	windowAt   seqnum.Value // the acknowledgement that it came with
+	windowed   bool
+	fin        bool // the sender has sent its FIN
+	held       []frame.Span
+	octets     uint32 // in held
 }
 
 // sent notes a data segment of the sender and keeps a reference to what of
@@ -61,6 +61,9 @@ func (t *track) sent(seq seqnum.Value, payload frame.Span, fin bool) {
 	}
 	if t.octets > maxTracked {
 		t.restart(t.nxt)
+	}
+	if t.told {
+		t.advance(t.una)
 	}
 }
 
