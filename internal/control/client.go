@@ -1,0 +1,161 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"syscall"
+
+	"toehold/internal/driver"
+)
+
+// A Client talks with a daemon. It is safe for concurrent use.
+type Client struct {
+	path string
+	http http.Client
+}
+
+// ErrNoDaemon is that nobody serves the socket.
+var ErrNoDaemon = errors.New("no daemon")
+
+// NewClient returns a Client of the daemon that listens on path. Nothing is
+// opened yet.
+func NewClient(path string) *Client {
+	c := &Client{path: path}
+	c.http.Transport = &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", path)
+		},
+		DisableCompression: true,
+	}
+	return c
+}
+
+// Close gives idle connections back.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// List returns the connections that s names, all for an empty one.
+func (c *Client) List(ctx context.Context, s driver.Selector) (out []driver.Connection, err error) {
+	return out, c.call(ctx, "GET", "connections", s.Query(), &out)
+}
+
+// Show returns the one connection that s names.
+func (c *Client) Show(ctx context.Context, s driver.Selector) (out driver.Detail, err error) {
+	return out, c.call(ctx, "GET", "connection", s.Query(), &out)
+}
+
+// Offload moves the connections that s names to the device.
+func (c *Client) Offload(ctx context.Context, s driver.Selector, o driver.Options) (out driver.Result, err error) {
+	q := s.Query()
+	if o.Attachment != "" {
+		q.Set("attach", o.Attachment)
+	}
+	if o.Timeout != 0 {
+		q.Set("timeout", o.Timeout.String())
+	}
+	return out, c.call(ctx, "POST", "offload", q, &out)
+}
+
+// Upload moves the connections that s names home to the kernel.
+func (c *Client) Upload(ctx context.Context, s driver.Selector) (out driver.Result, err error) {
+	return out, c.call(ctx, "POST", "upload", s.Query(), &out)
+}
+
+// Devices returns the state of every device.
+func (c *Client) Devices(ctx context.Context) (out []driver.Device, err error) {
+	return out, c.call(ctx, "GET", "devices", nil, &out)
+}
+
+// RestartDevices replaces every device, and returns when the new ones serve.
+func (c *Client) RestartDevices(ctx context.Context) (out []driver.Device, err error) {
+	return out, c.call(ctx, "POST", "devices/restart", nil, &out)
+}
+
+// Version asks who answers.
+func (c *Client) Version(ctx context.Context) (out Version, err error) {
+	return out, c.call(ctx, "GET", "version", nil, &out)
+}
+
+// Events calls emit for each event kept and, when follow is set, for those to
+// come until the context or the daemon ends.
+func (c *Client) Events(ctx context.Context, follow bool, emit func(driver.Event) error) error {
+	q := url.Values{}
+	if follow {
+		q.Set("follow", "true")
+	}
+	body, err := c.do(ctx, "GET", "events", q)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	for dec := json.NewDecoder(body); ; {
+		var e driver.Event
+		switch err := dec.Decode(&e); {
+		case errors.Is(err, io.EOF), ctx.Err() != nil:
+			return nil
+		case err != nil:
+			return fmt.Errorf("the daemon ended: %w", err)
+		}
+		if err := emit(e); err != nil {
+			return err
+		}
+	}
+}
+
+// call sends a request and decodes its answer into out.
+func (c *Client) call(ctx context.Context, method, what string, q url.Values, out any) error {
+	body, err := c.do(ctx, method, what, q)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	if err := json.NewDecoder(body).Decode(out); err != nil {
+		return fmt.Errorf("answer of the daemon: %w", err)
+	}
+	return nil
+}
+
+// do sends a request. The body is the caller's to close; an *Error is what
+// the daemon said instead.
+func (c *Client) do(ctx context.Context, method, what string, q url.Values) (io.ReadCloser, error) {
+	u := url.URL{Scheme: "http", Host: "toehold", Path: "/v1/" + what, RawQuery: q.Encode()}
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.explain(err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp.Body, nil
+	}
+	defer resp.Body.Close()
+	e := &Error{Kind: Failed}
+	if json.NewDecoder(resp.Body).Decode(e) != nil || e.Message == "" {
+		e.Message = "the daemon answered " + resp.Status
+	}
+	return nil, e
+}
+
+// explain says what a person can do about a socket that cannot be used.
+func (c *Client) explain(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("%w listens on %s; start one with: toehold daemon --uplink IF", ErrNoDaemon, c.path)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%s may be opened by root and the daemon's group only", c.path)
+	}
+	var u *url.Error
+	if errors.As(err, &u) {
+		err = u.Err
+	}
+	return fmt.Errorf("daemon on %s: %w", c.path, err)
+}

@@ -1,0 +1,53 @@
+package driver
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// What a selector came to.
+var (
+	ErrNoMatch   = errors.New("no connection")
+	ErrAmbiguous = errors.New("more than one connection")
+)
+
+// Options are of one offload.
+type Options struct {
+	Attachment string        // "" and shadow are the same
+	Timeout    time.Duration // for the device to own each connection; 0: DefaultTimeout
+}
+
+// DefaultTimeout is how long a device may take to own a connection.
+const DefaultTimeout = 5 * time.Second
+
+// noMatch names the selector that matched nothing.
+func noMatch(s Selector) error {
+	if s.Empty() || s == (Selector{All: true}) {
+		return fmt.Errorf("%w is there", ErrNoMatch)
+	}
+	return fmt.Errorf("%w matches %s", ErrNoMatch, s)
+}
+
+// listed is how many connections an error lists.
+const listed = 10
+
+// One returns the only connection of those that s named.
+func One(s Selector, conns []Connection) (*Connection, error) {
+	switch len(conns) {
+	case 0:
+		return nil, noMatch(s)
+	case 1:
+		return &conns[0], nil
+	}
+	var b strings.Builder
+	for i, c := range conns {
+		if i == listed {
+			fmt.Fprintf(&b, "\n  and %d more", len(conns)-listed)
+			break
+		}
+		fmt.Fprintf(&b, "\n  --local %s --remote %s", c.Local, c.Remote)
+	}
+	return nil, fmt.Errorf("%w matches %s; name one of these:%s", ErrAmbiguous, s, b.String())
+}

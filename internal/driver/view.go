@@ -1,0 +1,227 @@
+package driver
+
+import (
+	"net/netip"
+	"time"
+
+	"toehold/internal/flow"
+)
+
+// A Connection is one TCP connection of the namespace, as `toehold list`
+// shows it. Sizes are in octets, cwnd and ssthresh in segments, times in
+// microseconds.
+type Connection struct {
+	ID            string         `json:"id"`         // hardware id, "" in the kernel
+	Place         string         `json:"place"`      // kernel, device or moving
+	Attachment    string         `json:"attachment"` // "" or shadow
+	Local         netip.AddrPort `json:"local"`
+	Remote        netip.AddrPort `json:"remote"`
+	State         string         `json:"state"`
+	PID           int            `json:"pid"` // 0: no process was found that holds it
+	Comm          string         `json:"comm"`
+	FD            int            `json:"fd"`
+	Device        string         `json:"device"` // the uplink's name, "" in the kernel
+	BytesSent     uint64         `json:"bytes_sent"`
+	BytesReceived uint64         `json:"bytes_received"`
+	RTT           uint32         `json:"rtt_us"`
+	Cwnd          uint32         `json:"cwnd"`
+	Ssthresh      uint32         `json:"ssthresh"`
+	Retransmits   uint64         `json:"retransmits"`
+	Offloads      int            `json:"offloads"`
+	Uploads       int            `json:"uploads"`
+	Reason        string         `json:"reason"` // of the last move or refusal
+}
+
+// Flow is the connection's four-tuple.
+func (c *Connection) Flow() flow.ID { return flow.ID{Local: c.Local, Remote: c.Remote} }
+
+// Places of a connection.
+const (
+	InKernel = "kernel"
+	OnDevice = "device"
+	OnTheWay = "moving"
+)
+
+// Shadow is the attachment in which the program's socket goes on living in
+// step with the wire.
+const Shadow = "shadow"
+
+// A Detail is one connection with the three parts of its state and its
+// history.
+type Detail struct {
+	Connection
+	Kernel   KernelPart    `json:"kernel"`
+	Socket   SocketPart    `json:"socket"`
+	Hardware *HardwarePart `json:"hardware"` // null in the kernel
+	History  []Move        `json:"history"`  // oldest first
+}
+
+// A KernelPart is the software stack's view. In shadow it goes on living.
+type KernelPart struct {
+	State             string `json:"state"`
+	CongestionControl string `json:"congestion_control"`
+	SndUna            uint32 `json:"snd_una"`
+	SndNxt            uint32 `json:"snd_nxt"`
+	SndWnd            uint32 `json:"snd_wnd"`
+	RcvNxt            uint32 `json:"rcv_nxt"`
+	RcvWnd            uint32 `json:"rcv_wnd"`
+	SndWscale         uint8  `json:"snd_wscale"`
+	RcvWscale         uint8  `json:"rcv_wscale"`
+	MSS               uint32 `json:"mss"`
+	RTT               uint32 `json:"rtt_us"`
+	RTTVar            uint32 `json:"rttvar_us"`
+	RTO               uint32 `json:"rto_us"`
+	Cwnd              uint32 `json:"cwnd"`
+	Ssthresh          uint32 `json:"ssthresh"`
+	Retransmits       uint32 `json:"retransmits"`
+	BytesSent         uint64 `json:"bytes_sent"`
+	BytesReceived     uint64 `json:"bytes_received"`
+	Timestamps        bool   `json:"timestamps"`
+	SACK              bool   `json:"sack"`
+	PathMTU           uint32 `json:"path_mtu"` // as the device was told, 0 in the kernel
+}
+
+// A SocketPart is the socket layer's view.
+type SocketPart struct {
+	PID    int    `json:"pid"`
+	Comm   string `json:"comm"`
+	FD     int    `json:"fd"`
+	UID    uint32 `json:"uid"`
+	Cookie uint64 `json:"cookie"`
+	Queued uint32 `json:"queued"` // written by the program and not acknowledged
+	Unread uint32 `json:"unread"` // received and not read by the program
+}
+
+// A HardwarePart is the device's view.
+type HardwarePart struct {
+	Place         string `json:"place"` // passing, owned or leaving
+	State         string `json:"state"`
+	Recovery      string `json:"recovery"` // open, recovery or loss
+	SndUna        uint32 `json:"snd_una"`
+	SndNxt        uint32 `json:"snd_nxt"`
+	SndWnd        uint32 `json:"snd_wnd"`
+	RcvNxt        uint32 `json:"rcv_nxt"`
+	RcvAcked      uint32 `json:"rcv_acked"`
+	RcvWnd        uint32 `json:"rcv_wnd"`
+	RTT           uint32 `json:"rtt_us"`
+	RTTVar        uint32 `json:"rttvar_us"`
+	RTO           uint32 `json:"rto_us"`
+	Cwnd          uint32 `json:"cwnd"`
+	Ssthresh      uint32 `json:"ssthresh"`
+	HeldOut       uint32 `json:"held_out"`   // octets of the program's that the device holds copies of
+	HeldIn        uint32 `json:"held_in"`    // octets of the peer's
+	BytesSent     uint64 `json:"bytes_sent"` // since the offload
+	BytesReceived uint64 `json:"bytes_received"`
+	SegsSent      uint64 `json:"segs_sent"`
+	SegsReceived  uint64 `json:"segs_received"`
+	Retransmits   uint64 `json:"retransmits"`
+	OutOfOrder    uint64 `json:"out_of_order"`
+	Reason        string `json:"reason"`
+}
+
+// A Move is one entry of a connection's history.
+type Move struct {
+	Time   time.Time `json:"time"`
+	Kind   string    `json:"kind"` // as of an Event
+	ID     string    `json:"id"`
+	Device string    `json:"device"`
+	Reason string    `json:"reason"`
+	Detail string    `json:"detail,omitempty"`
+	Took   int64     `json:"took_us"`
+}
+
+// A Result is what became of a request to move connections.
+type Result struct {
+	Moved   []Moved   `json:"moved"`
+	Refused []Refusal `json:"refused"`
+	// Wall is from the start of the first admission to the end of the last
+	// move.
+	Wall int64 `json:"wall_us"`
+}
+
+// A Moved is one connection that was moved.
+type Moved struct {
+	Local  netip.AddrPort `json:"local"`
+	Remote netip.AddrPort `json:"remote"`
+	ID     string         `json:"id"`
+	// Took is from the start of the admission to the end of the move. In a
+	// request for several connections, whose moves overlap, it is the time
+	// from the start of the first to the end of this one, divided by the
+	// number of those that had ended by then.
+	Took  int64  `json:"took_us"`
+	Stall int64  `json:"stall_us"` // how long neither stack could send
+	Bytes uint64 `json:"bytes_moved"`
+}
+
+// A Refusal is one connection that was not moved.
+type Refusal struct {
+	Local  netip.AddrPort `json:"local"`
+	Remote netip.AddrPort `json:"remote"`
+	Reason string         `json:"reason"`
+	Detail string         `json:"detail"`
+}
+
+// The kinds of event.
+const (
+	EventOffloaded     = "offloaded"
+	EventRefused       = "refused"
+	EventUploaded      = "uploaded"
+	EventEnded         = "ended" // the connection closed while the device had it
+	EventDeviceStarted = "device-started"
+	EventDeviceLost    = "device-lost"
+	EventDeviceStopped = "device-stopped"
+	EventUplinkGone    = "uplink-gone"
+	EventUplinkBack    = "uplink-back"
+	EventDropped       = "dropped" // the follower was too slow; Count events are missing here
+)
+
+// An Event is one thing that happened, as `toehold events` prints it.
+type Event struct {
+	Time   time.Time `json:"time"`
+	Kind   string    `json:"kind"`
+	Local  string    `json:"local,omitempty"`
+	Remote string    `json:"remote,omitempty"`
+	ID     string    `json:"id,omitempty"`
+	Device string    `json:"device,omitempty"`
+	Reason string    `json:"reason,omitempty"`
+	Detail string    `json:"detail,omitempty"`
+	Took   int64     `json:"took_us,omitempty"`
+	Stall  int64     `json:"stall_us,omitempty"`
+	Bytes  uint64    `json:"bytes_moved,omitempty"`
+	Count  int       `json:"count,omitempty"` // connections concerned, or events dropped
+}
+
+// A Device is the state of one uplink's device.
+type Device struct {
+	Device       string         `json:"device"` // the uplink's name
+	State        string         `json:"state"`  // running, starting, draining, down
+	Detail       string         `json:"detail,omitempty"`
+	PID          int            `json:"pid"`
+	HostPort     string         `json:"host_port"`
+	Capacity     int            `json:"capacity"`     // connections
+	Memory       int64          `json:"memory"`       // octets of buffers
+	Connections  int            `json:"connections"`  // those that move included
+	Moving       int            `json:"moving"`       //
+	Uptime       int64          `json:"uptime_us"`    // of the device process
+	HeartbeatAge int64          `json:"heartbeat_us"` // since its last heartbeat
+	Restarts     int            `json:"restarts"`
+	Offloads     uint64         `json:"offloads"`
+	Uploads      uint64         `json:"uploads"`
+	Refused      map[string]int `json:"refused"` // count by reason
+	ToDevice     uint64         `json:"frames_to_device"`
+	Injected     uint64         `json:"frames_injected"`
+	Kept         uint64         `json:"frames_kept"`     // wire frames that the kernel was not given
+	Bypassed     uint64         `json:"frames_bypassed"` // of steered flows, let through since the device was stale or fenced
+	Fences       uint64         `json:"fences"`          // times that a stale heartbeat fenced it
+}
+
+// stateNames are the kernel's TCP states (include/net/tcp_states.h) by number.
+var stateNames = [...]string{"", "established", "syn-sent", "syn-recv", "fin-wait-1", "fin-wait-2", "time-wait",
+	"closed", "close-wait", "last-ack", "listen", "closing", "new-syn-recv"}
+
+func stateName(s uint8) string {
+	if int(s) >= len(stateNames) {
+		return "unknown"
+	}
+	return stateNames[s]
+}
