@@ -42,11 +42,12 @@ var Layers = []Layer{
 	// Namespaces and scripts are for tests, and for the rooms that make their
 	// own network.
 	{Name: "grounds", Packages: []string{"internal/tcptest", "internal/testnet"},
-		Only: []string{"internal/bench", "internal/demo"}},
+		Only: []string{"internal/bench", "internal/demo", "internal/rig"}},
 	{Name: "halves", Packages: []string{"internal/device", "internal/driver"},
 		Only: []string{"rooms", "binary"}},
 	{Name: "rooms", Siblings: true, Packages: []string{
-		"internal/bench", "internal/cli", "internal/control", "internal/demo"}},
+		"internal/bench", "internal/cli", "internal/control", "internal/demo",
+		"internal/rig"}},
 	{Name: "binary", Packages: []string{"cmd/toehold"}},
 	{Name: "tools", Packages: []string{"internal/abi/reasondoc", "internal/archtest"},
 		Only: []string{"nothing"}},

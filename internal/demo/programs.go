@@ -1,0 +1,203 @@
+package demo
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"toehold/internal/rig"
+	"toehold/internal/testnet"
+)
+
+// A program is a server in the host's namespace.
+type program struct {
+	name  string
+	cmd   *exec.Cmd
+	ended chan struct{}
+}
+
+const programTimeout = 10 * time.Second
+
+// startProgram starts a server; its standard error goes to a file of its name.
+func startProgram(ns *testnet.Namespace, folder, name, path string, args ...string) (*program, error) {
+	p := &program{name: name, cmd: rig.Command(ns, path, args...), ended: make(chan struct{})}
+	log, err := os.Create(filepath.Join(folder, name+".log"))
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	p.cmd.Stderr = log
+	if p.cmd.Stdout == nil {
+		p.cmd.Stdout = log
+	}
+	if err := p.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", name, err)
+	}
+	go func() {
+		p.cmd.Wait()
+		close(p.ended)
+	}()
+	return p, nil
+}
+
+func (p *program) stop() error {
+	if err := rig.Stop(p.cmd.Process, p.ended); err != nil {
+		return fmt.Errorf("%s: %w", p.name, err)
+	}
+	return nil
+}
+
+// awaitListen returns when a server answers at an address.
+func (p *program) awaitListen(ctx context.Context, ns *testnet.Namespace, address string) error {
+	ctx, cancel := context.WithTimeout(ctx, programTimeout)
+	defer cancel()
+	for {
+		c, err := ns.Dial("tcp", address)
+		if err == nil {
+			return c.Close()
+		}
+		select {
+		case <-p.ended:
+			return fmt.Errorf("%s ended at its start: %s", p.name, p.cmd.ProcessState)
+		case <-ctx.Done():
+			return fmt.Errorf("%s does not listen on %s: %w", p.name, address, err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// The ports that the servers listen on, in a namespace of their own.
+const (
+	serverPort = 80
+	nginxPort  = 8080
+	redisPort  = 6379
+)
+
+func at(a netip.Addr, port uint16) string { return netip.AddrPortFrom(a, port).String() }
+
+// startServer starts the demo's own HTTP server.
+func startServer(ctx context.Context, n *testnet.Net, folder string) (*program, error) {
+	p, err := startProgram(n.Host, folder, serverName, "/proc/self/exe", serverName, at(n.HostIP4, serverPort), at(n.HostIP6, serverPort))
+	if err != nil {
+		return nil, err
+	}
+	return p, errors.Join(p.awaitListen(ctx, n.Host, at(n.HostIP4, serverPort)), p.awaitListen(ctx, n.Host, at(n.HostIP6, serverPort)))
+}
+
+const nginxConfig = `daemon off; master_process on; worker_processes 1; user root;
+error_log stderr; pid %[1]s/nginx.pid;
+events { worker_connections 64; }
+http {
+  access_log off; sendfile on; keepalive_requests 1000000; keepalive_timeout 600s;
+  client_body_temp_path %[1]s/body; proxy_temp_path %[1]s/proxy; fastcgi_temp_path %[1]s/fcgi;
+  uwsgi_temp_path %[1]s/uwsgi; scgi_temp_path %[1]s/scgi;
+  server { listen %[2]s; listen %[3]s; root %[1]s; }
+}
+`
+
+// startNginx starts nginx, which serves a file by sendfile, and returns the
+// file's digest.
+func startNginx(ctx context.Context, n *testnet.Net, folder, path string) (*program, string, error) {
+	blob := make([]byte, transferSize)
+	rig.NewStream(uint64(time.Now().UnixNano())).Read(blob)
+	config := fmt.Sprintf(nginxConfig, folder, at(n.HostIP4, nginxPort), at(n.HostIP6, nginxPort))
+	err := errors.Join(
+		os.WriteFile(filepath.Join(folder, "blob"), blob, 0o644),
+		os.WriteFile(filepath.Join(folder, "nginx.conf"), []byte(config), 0o644))
+	if err != nil {
+		return nil, "", err
+	}
+	p, err := startProgram(n.Host, folder, "nginx", path, "-e", "stderr", "-p", folder, "-c", filepath.Join(folder, "nginx.conf"))
+	if err != nil {
+		return nil, "", err
+	}
+	return p, fmt.Sprintf("%x", sha256.Sum256(blob)), p.awaitListen(ctx, n.Host, at(n.HostIP6, nginxPort))
+}
+
+// nginxWorker downloads nginx's file over one connection.
+func nginxWorker(ns *testnet.Namespace, network, base, digest string) *worker {
+	w := httpWorker(ns, network, "nginx", 0, base)
+	client := &http.Client{Transport: &http.Transport{DialContext: dialer(ns, w), MaxConnsPerHost: 1, ReadBufferSize: bufferSize}}
+	w.transfer = func(ctx context.Context, w *worker) (int64, error) {
+		h := sha256.New()
+		if _, err := do(ctx, client, http.MethodGet, base+"/blob", nil, 0, h); err != nil {
+			return 0, err
+		}
+		if rig.Hex(h) != digest {
+			return 0, errDigest
+		}
+		return transferSize, nil
+	}
+	return w
+}
+
+func startRedis(ctx context.Context, n *testnet.Net, folder, path string) (*program, error) {
+	p, err := startProgram(n.Host, folder, "redis", path, "--port", strconv.Itoa(redisPort), "--bind", n.HostIP4.String(), n.HostIP6.String(),
+		"--save", "", "--appendonly", "no", "--protected-mode", "no", "--dir", folder)
+	if err != nil {
+		return nil, err
+	}
+	return p, p.awaitListen(ctx, n.Host, at(n.HostIP6, redisPort))
+}
+
+// redisWorker stores values and reads them back over one connection.
+func redisWorker(ns *testnet.Namespace, network, address string) *worker {
+	w := &worker{kind: "redis", network: network, seed: 1 << 40}
+	var c net.Conn
+	var replies *bufio.Reader
+	w.transfer = func(ctx context.Context, w *worker) (n int64, err error) {
+		if c == nil {
+			if c, err = dialer(ns, w)(ctx, network, address); err != nil {
+				return 0, err
+			}
+			replies = bufio.NewReader(c)
+		}
+		deadline, _ := ctx.Deadline()
+		c.SetDeadline(deadline)
+		defer context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })()
+		return setAndGet(c, replies, w.seed)
+	}
+	return w
+}
+
+// redisSize is the size of a value, in octets.
+const redisSize = 100 << 10
+
+// setAndGet sends a SET and a GET in one go and compares what comes back.
+func setAndGet(c io.Writer, replies *bufio.Reader, seed uint64) (int64, error) {
+	value := make([]byte, redisSize)
+	rig.NewStream(seed).Read(value)
+	request := fmt.Appendf(nil, "*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$%d\r\n%s\r\n*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n", len(value), value)
+	if _, err := c.Write(request); err != nil {
+		return 0, err
+	}
+	for _, want := range []string{"+OK", fmt.Sprintf("$%d", len(value))} {
+		line, err := replies.ReadString('\n')
+		if err != nil {
+			return 0, err
+		}
+		if strings.TrimSpace(line) != want {
+			return 0, fmt.Errorf("redis answers %.60q", line)
+		}
+	}
+	got := make([]byte, len(value)+len("\r\n"))
+	if _, err := io.ReadFull(replies, got); err != nil {
+		return 0, err
+	}
+	if sha256.Sum256(got[:len(value)]) != sha256.Sum256(value) {
+		return 0, errDigest
+	}
+	return 2 * int64(len(value)), nil
+}
