@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What BPF programs call the kernel by, as include/uapi/linux/bpf.h numbers
+ * it. Only what is used here, so that no header of the machine is needed. */
+#ifndef TOEHOLD_HELPERS_H
+#define TOEHOLD_HELPERS_H
+
+#define SEC(name) __attribute__((section(name), used))
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+#define MAP_UINT(name, value) int(*name)[value]
+#define MAP_TYPE(name, type) typeof(type) *name
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef int s32;
+
+#define htons(x) ((u16)__builtin_bswap16(x))
+#define ntohs(x) ((u16)__builtin_bswap16(x))
+
+struct __sk_buff {
+	u32 len, pkt_type, mark, queue_mapping, protocol;
+	u32 vlan_present, vlan_tci, vlan_proto;
+	u32 priority, ingress_ifindex, ifindex;
+};
+
+struct bpf_sock_tuple {
+	union {
+		struct {
+			u32 saddr, daddr;
+			u16 sport, dport;
+		} ipv4;
+		struct {
+			u32 saddr[4], daddr[4];
+			u16 sport, dport;
+		} ipv6;
+	};
+};
+
+enum {
+	BPF_MAP_TYPE_HASH = 1,
+	BPF_MAP_TYPE_ARRAY = 2,
+	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_F_MMAPABLE = 1 << 10,
+	BPF_F_INGRESS = 1,
+	TCX_NEXT = -1, /* the next program, then the stack */
+	TCX_DROP = 2,
+};
+#define BPF_F_CURRENT_NETNS ((u64)-1)
+
+struct seq_file;
+struct socket;
+struct file;
+struct tcp_sock;
+struct sock_common;
+
+static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
+static u64 (*bpf_ktime_get_ns)(void) = (void *)5;
+static long (*bpf_skb_store_bytes)(struct __sk_buff *skb, u32 offset,
+				   const void *from, u32 len,
+				   u64 flags) = (void *)9;
+static long (*bpf_redirect)(u32 ifindex, u64 flags) = (void *)23;
+static long (*bpf_skb_load_bytes)(const void *skb, u32 offset, void *to,
+				  u32 len) = (void *)26;
+static long (*bpf_skb_change_head)(struct __sk_buff *skb, u32 len,
+				   u64 flags) = (void *)43;
+static u64 (*bpf_get_socket_cookie)(void *sk) = (void *)46;
+static long (*bpf_sk_release)(void *sk) = (void *)86;
+static struct sock_common *(*bpf_skc_lookup_tcp)(void *ctx,
+						 struct bpf_sock_tuple *tuple,
+						 u32 size, u64 netns,
+						 u64 flags) = (void *)99;
+static long (*bpf_probe_read_kernel)(void *to, u32 size,
+				     const void *from) = (void *)113;
+static long (*bpf_seq_write)(struct seq_file *m, const void *from,
+			     u32 len) = (void *)127;
+static struct tcp_sock *(*bpf_skc_to_tcp_sock)(void *sk) = (void *)137;
+static struct socket *(*bpf_sock_from_file)(struct file *file) = (void *)162;
+static long (*bpf_loop)(u32 times, void *each, void *context,
+			u64 flags) = (void *)181;
+
+#endif

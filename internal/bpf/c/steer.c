@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * Steering: who gets a frame of an offloaded flow, the device or the kernel.
+ *
+ *            wire                                              S
+ *             |  filter: a copy to the device's packet socket  ^
+ *             v  ingress: drops what the filter took           |
+ *   uplink  ==+================================================+==
+ *             ^  egress: the device's frames pass,             |
+ *             |          S's go to the host port --------------+
+ *   host port: inject turns the device's frames round, into the uplink
+ *
+ * Everything goes straight between wire and S as soon as the device's
+ * heartbeat is stale or it is fenced, whoever else is alive.
+ */
+#include "toehold.h"
+
+enum {
+	ETH_P_IP = 0x0800,
+	ETH_P_IPV6 = 0x86dd,
+	IPPROTO_TCP = 6,
+	PACKET_HOST = 0,
+	ETHER_HEADER = 14,
+	FRAGMENT = 0x3fff, /* more fragments, or an offset */
+};
+
+struct {
+	MAP_UINT(type, BPF_MAP_TYPE_ARRAY);
+	MAP_UINT(map_flags, BPF_F_MMAPABLE);
+	MAP_UINT(max_entries, 1);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, struct control);
+} control SEC(".maps");
+
+/* Not used by a program: it is memory that driver and device share. */
+struct {
+	MAP_UINT(type, BPF_MAP_TYPE_ARRAY);
+	MAP_UINT(map_flags, BPF_F_MMAPABLE);
+	MAP_UINT(max_entries, 1); /* set when loaded */
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, struct block);
+} blocks SEC(".maps");
+
+struct {
+	MAP_UINT(type, BPF_MAP_TYPE_HASH);
+	MAP_UINT(max_entries, 1); /* set when loaded */
+	MAP_TYPE(key, struct flow_key);
+	MAP_TYPE(value, struct flow_entry);
+} flows SEC(".maps");
+
+/* The frame that the filter took last on this CPU. The packet socket sees a
+ * frame immediately before the ingress program does, on the same CPU and with
+ * bottom halves off, so this is how the two agree, whatever is steered,
+ * unsteered or fenced in between: the kernel is spared exactly what the
+ * device has got. Without a packet socket nothing is dropped at all. */
+struct taken {
+	struct flow_key key;
+	u32 seq;
+	u32 len; /* 0: nothing taken */
+};
+
+struct {
+	MAP_UINT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	MAP_UINT(max_entries, 1);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, struct taken);
+} taken SEC(".maps");
+
+/* A frame's addresses in the order of the packet. */
+struct parsed {
+	struct flow_key key; /* local: the sender */
+	u32 seq;
+};
+
+struct ipv4 {
+	u8 version_ihl, tos;
+	u16 total, id, fragment;
+	u8 ttl, protocol;
+	u16 check;
+	u8 source[4], destination[4];
+	u16 source_port, destination_port;
+	u32 seq;
+};
+
+struct ipv6 {
+	u32 version_class_label;
+	u16 length;
+	u8 next_header, hop_limit;
+	u8 source[16], destination[16];
+	u16 source_port, destination_port;
+	u32 seq;
+};
+
+static ALWAYS_INLINE struct control *get_control(void)
+{
+	u32 zero = 0;
+
+	return bpf_map_lookup_elem(&control, &zero);
+}
+
+static ALWAYS_INLINE struct taken *get_taken(void)
+{
+	u32 zero = 0;
+
+	return bpf_map_lookup_elem(&taken, &zero);
+}
+
+static ALWAYS_INLINE void count(u64 *counter)
+{
+	__sync_fetch_and_add(counter, 1);
+}
+
+/* Whoever finds the heartbeat stale fences the device, so that it cannot come
+ * back to life by itself and act on what it missed. A heartbeat after now is
+ * one that was written since now was read. */
+static ALWAYS_INLINE int alive(struct control *c)
+{
+	u64 now = bpf_ktime_get_ns();
+	u64 beat = *(volatile u64 *)&c->heartbeat;
+
+	if (*(volatile u32 *)&c->fenced)
+		return 0;
+	if (now <= beat || now - beat <= *(volatile u64 *)&c->stale_after)
+		return 1;
+	if (__sync_val_compare_and_swap(&c->fenced, 0, 1) == 0)
+		count(&c->fences);
+	return 0;
+}
+
+static ALWAYS_INLINE int parse4(struct __sk_buff *skb, u32 at, struct parsed *p)
+{
+	struct ipv4 ip;
+
+	if (bpf_skb_load_bytes(skb, at, &ip, sizeof(ip)))
+		return 0;
+	if (ip.version_ihl != 0x45 || ip.protocol != IPPROTO_TCP ||
+	    ip.fragment & htons(FRAGMENT))
+		return 0;
+	__builtin_memcpy(p->key.local, ip.source, 4);
+	__builtin_memcpy(p->key.remote, ip.destination, 4);
+	p->key.local_port = ip.source_port;
+	p->key.remote_port = ip.destination_port;
+	p->key.family = 4;
+	p->seq = ip.seq;
+	return 1;
+}
+
+static ALWAYS_INLINE int parse6(struct __sk_buff *skb, u32 at, struct parsed *p)
+{
+	struct ipv6 ip;
+
+	if (bpf_skb_load_bytes(skb, at, &ip, sizeof(ip)))
+		return 0;
+	if ((ip.version_class_label & 0xf0) != 0x60 ||
+	    ip.next_header != IPPROTO_TCP)
+		return 0;
+	__builtin_memcpy(p->key.local, ip.source, 16);
+	__builtin_memcpy(p->key.remote, ip.destination, 16);
+	p->key.local_port = ip.source_port;
+	p->key.remote_port = ip.destination_port;
+	p->key.family = 6;
+	p->seq = ip.seq;
+	return 1;
+}
+
+/* Reads a plain TCP frame. Fragments, IP options, extension headers and
+ * everything else give 0 and are the kernel's. So are frames with an 802.1Q
+ * tag: their flow belongs to the VLAN interface above this uplink, which is
+ * an uplink of its own, where the tag is gone. */
+static ALWAYS_INLINE int parse(struct __sk_buff *skb, struct control *c,
+			       struct parsed *p)
+{
+	u32 at = c->link_header;
+
+	__builtin_memset(p, 0, sizeof(*p));
+	if (skb->vlan_present || at > ETHER_HEADER)
+		return 0;
+	if (skb->protocol == htons(ETH_P_IP))
+		return parse4(skb, at, p);
+	if (skb->protocol == htons(ETH_P_IPV6))
+		return parse6(skb, at, p);
+	return 0;
+}
+
+static ALWAYS_INLINE void reverse(struct flow_key *k)
+{
+	u64 *l = (u64 *)k->local, *r = (u64 *)k->remote, a = l[0], b = l[1];
+	u16 port = k->local_port;
+
+	l[0] = r[0];
+	l[1] = r[1];
+	r[0] = a;
+	r[1] = b;
+	k->local_port = k->remote_port;
+	k->remote_port = port;
+}
+
+/* Accepts what the device is to have. Only frames addressed to this host:
+ * others, of an interface in promiscuous mode or sent by this host itself,
+ * the kernel's TCP would not take either. */
+SEC("socket")
+int filter(struct __sk_buff *skb)
+{
+	struct control *c = get_control();
+	struct taken *t = get_taken();
+	struct parsed p;
+
+	if (!c || !t)
+		return 0;
+	if (skb->pkt_type != PACKET_HOST || skb->mark == MARK_INJECT)
+		return 0;
+	if (!parse(skb, c, &p))
+		return 0;
+	reverse(&p.key);
+	if (!bpf_map_lookup_elem(&flows, &p.key))
+		return 0;
+	if (!alive(c)) {
+		count(&c->bypassed);
+		return 0;
+	}
+	t->key = p.key;
+	t->seq = p.seq;
+	t->len = skb->len;
+	return -1; /* all of it */
+}
+
+static ALWAYS_INLINE int same(const struct flow_key *a, const struct flow_key *b)
+{
+	const u64 *x = (const u64 *)a, *y = (const u64 *)b;
+
+	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2] && x[3] == y[3] &&
+	       x[4] == y[4];
+}
+
+/* Keeps from the kernel what the filter took. */
+SEC("tcx/ingress")
+int ingress(struct __sk_buff *skb)
+{
+	struct control *c = get_control();
+	struct taken *t = get_taken();
+	struct parsed p;
+	u32 len;
+
+	if (!c || !t)
+		return TCX_NEXT;
+	if (skb->mark == MARK_INJECT) {
+		skb->mark = 0;
+		return TCX_NEXT;
+	}
+	len = t->len;
+	if (len == 0)
+		return TCX_NEXT;
+	t->len = 0;
+	if (len != skb->len || !parse(skb, c, &p) || p.seq != t->seq)
+		return TCX_NEXT;
+	reverse(&p.key);
+	if (!same(&p.key, &t->key))
+		return TCX_NEXT;
+	count(&c->dropped);
+	return TCX_DROP;
+}
+
+/* Gives a frame of an uplink without link header the Ethernet header that
+ * the host port needs. Its addresses stay zero; nobody looks at them. */
+static ALWAYS_INLINE int add_link_header(struct __sk_buff *skb)
+{
+	struct {
+		u8 addresses[12];
+		u16 protocol;
+	} header = { .protocol = skb->protocol };
+
+	if (bpf_skb_change_head(skb, sizeof(header), 0))
+		return 0;
+	return bpf_skb_store_bytes(skb, 0, &header, sizeof(header), 0) == 0;
+}
+
+/* Lets the device's frames out, and turns S's to the device. */
+SEC("tcx/egress")
+int egress(struct __sk_buff *skb)
+{
+	struct control *c = get_control();
+	struct parsed p;
+
+	if (!c)
+		return TCX_NEXT;
+	if (skb->mark == MARK_WIRE) {
+		if (!alive(c))
+			return TCX_DROP;
+		skb->mark = 0;
+		return TCX_NEXT;
+	}
+	if (!parse(skb, c, &p) || !bpf_map_lookup_elem(&flows, &p.key))
+		return TCX_NEXT;
+	if (!alive(c)) {
+		count(&c->bypassed);
+		return TCX_NEXT;
+	}
+	if (c->link_header == 0 && !add_link_header(skb))
+		return TCX_DROP; /* no memory: S sends it again */
+	count(&c->to_device);
+	return bpf_redirect(c->host_port, 0);
+}
+
+/* Hands what the device writes into the host port to the kernel, as if it
+ * came from the uplink. */
+SEC("tcx/ingress")
+int inject(struct __sk_buff *skb)
+{
+	struct control *c = get_control();
+
+	if (!c || !alive(c))
+		return TCX_DROP;
+	skb->mark = MARK_INJECT;
+	count(&c->injected);
+	return bpf_redirect(c->uplink, BPF_F_INGRESS);
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* internal/abi and flow.Key in C; a test compares the layouts. */
+#ifndef TOEHOLD_H
+#define TOEHOLD_H
+
+#include "helpers.h"
+
+#define MARK_WIRE 0x70e40001   /* device to peer */
+#define MARK_INJECT 0x70e40002 /* device to the program's socket */
+
+/* Addresses and ports in network order; an IPv4 address is the first four
+ * octets of its field. Everything else is zero: it is a hash key. */
+struct flow_key {
+	u8 local[16], remote[16];
+	u16 local_port, remote_port;
+	u8 family; /* 4 or 6 */
+	u8 zero[3];
+};
+
+struct control {
+	u64 heartbeat, stale_after;
+	u32 fenced, host_port, uplink, link_header;
+	u64 to_device, injected, dropped, bypassed, fences;
+};
+
+struct flow_entry {
+	u64 hwid;
+};
+
+struct block {
+	u8 octets[512]; /* not looked into by any program */
+};
+
+enum {
+	FLAG_TIMESTAMPS = 1 << 0,
+	FLAG_SACK = 1 << 1,
+	FLAG_WINDOW_SCALE = 1 << 2,
+	FLAG_ECN = 1 << 3,
+	FLAG_PEER_FIN = 1 << 4,
+	FLAG_LOCAL_FIN = 1 << 5,
+};
+
+enum {
+	SPECIAL_MD5 = 1 << 0,
+	SPECIAL_AO = 1 << 1,
+	SPECIAL_MPTCP = 1 << 2,
+	SPECIAL_ULP = 1 << 3,
+	SPECIAL_URGENT = 1 << 4,
+	SPECIAL_IP_OPTIONS = 1 << 5,
+	SPECIAL_REPAIR = 1 << 6,
+	SPECIAL_SOCKMAP = 1 << 7,
+	SPECIAL_MISSING = 1 << 8,
+};
+
+struct kernel_state {
+	u64 cookie, bytes_sent, bytes_received;
+	u8 congestion_control[16];
+	u32 snd_una, snd_nxt, write_seq;
+	u32 rcv_nxt, copied_seq, rcv_wup;
+	u32 snd_wnd, rcv_wnd;
+	u32 iss, irs;
+	u32 srtt, rttvar, min_rtt, rto;
+	u32 snd_cwnd, snd_ssthresh;
+	u32 mss, ts_offset, ts_recent, retransmits;
+	u32 bound_if, uid;
+	u64 inode;
+	u8 snd_wscale, rcv_wscale, state, flags;
+	u32 special;
+};
+
+#endif

@@ -1,0 +1,73 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+
+	"toehold/internal/abi"
+	"toehold/internal/flow"
+)
+
+// octets is a flow.Key without structure, which the map operations take as it
+// is; a structure they would take apart, field by field.
+type octets [unsafe.Sizeof(flow.Key{})]byte
+
+func asOctets(keys []flow.Key) []octets {
+	return unsafe.Slice((*octets)(unsafe.Pointer(unsafe.SliceData(keys))), len(keys))
+}
+
+func asNumbers(ids []abi.HWID) []uint64 {
+	return unsafe.Slice((*uint64)(unsafe.SliceData(ids)), len(ids))
+}
+
+// Steer turns flows to the device, all or none. A key's Local is this host's
+// address; ids[i] goes with keys[i]. A flow that is steered already gets the
+// new id; after an error it may be unsteered, which is always safe. More
+// flows than MaxConnections are an error.
+func (s *Set) Steer(keys []flow.Key, ids []abi.HWID) error {
+	if len(keys) != len(ids) {
+		return fmt.Errorf("steer %d flows with %d ids", len(keys), len(ids))
+	}
+	if len(keys) == 0 {
+		return nil
+	}
+	done, err := s.steer.Flows.BatchUpdate(asOctets(keys), asNumbers(ids), nil)
+	if err == nil {
+		return nil
+	}
+	err = fmt.Errorf("steer flow %v: %w", keys[min(done, len(keys)-1)].ID(), err)
+	return errors.Join(err, s.Unsteer(keys[:done]))
+}
+
+// Unsteer gives flows back to the kernel; those that are not steered are not
+// an error.
+func (s *Set) Unsteer(keys []flow.Key) error {
+	for len(keys) > 0 {
+		done, err := s.steer.Flows.BatchDelete(asOctets(keys), nil)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("unsteer %d flows: %w", len(keys), err)
+		}
+		keys = keys[min(done+1, len(keys)):] // the first that is left was not there
+	}
+	return nil
+}
+
+// Steered lists the flows that are steered to the device.
+func (s *Set) Steered() ([]flow.Key, error) {
+	var (
+		all []flow.Key
+		key octets
+		id  uint64
+	)
+	flows := s.steer.Flows.Iterate()
+	for flows.Next(&key, &id) {
+		all = append(all, *(*flow.Key)(unsafe.Pointer(&key)))
+	}
+	return all, flows.Err()
+}
