@@ -34,7 +34,8 @@ type Set struct {
 	control *abi.Control
 	blocks  []abi.Block
 
-	links []link.Link // at the uplink
+	links    []link.Link // at the uplink
+	hostPort link.Link   // the last one attached
 }
 
 // Load loads the programs, and maps the shared memory. There is no heartbeat
@@ -128,14 +129,19 @@ func attach(ifindex int, p *ebpf.Program, at ebpf.AttachType) (link.Link, error)
 
 // AttachHostPort makes an interface the host port: S's frames are turned to
 // it, and what comes in from it is injected into the uplink. Closing what is
-// returned ends the second; a host port that takes its place ends the first.
+// returned, or the Set, ends the second; a host port that takes its place
+// ends both.
 func (s *Set) AttachHostPort(ifindex int) (io.Closer, error) {
 	l, err := attach(ifindex, s.steer.Inject, ebpf.AttachTCXIngress)
 	if err != nil {
 		return nil, fmt.Errorf("attach to host port with index %d: %w", ifindex, err)
 	}
 	atomic.StoreUint32(&s.control.HostPort, uint32(ifindex))
-	return l, nil
+	if s.hostPort != nil {
+		err = s.hostPort.Close()
+	}
+	s.hostPort = l
+	return l, err
 }
 
 // Filter is the descriptor of the socket filter for the device's packet
@@ -175,6 +181,9 @@ func (s *Set) detach() error {
 	for _, l := range s.links {
 		errs = append(errs, l.Close())
 	}
-	s.links = nil
+	if s.hostPort != nil {
+		errs = append(errs, s.hostPort.Close())
+	}
+	s.links, s.hostPort = nil, nil
 	return errors.Join(errs...)
 }

@@ -128,10 +128,9 @@ func TestSuperSegmentsCrossWhole(t *testing.T) {
 // flows back.
 func TestStaleHeartbeatGivesFlowsBack(t *testing.T) {
 	r := newRig(t)
-	r.start(t)
 	for name, host := range map[string]netip.Addr{"IPv4": r.HostIP4, "IPv6": r.HostIP6} {
 		t.Run(name, func(t *testing.T) {
-			r.beat()
+			r.start(t)
 			s, peer := r.connect(t, host)
 			r.steer(t, s)
 			defer r.unsteer(t, s)
@@ -154,7 +153,6 @@ func TestStaleHeartbeatGivesFlowsBack(t *testing.T) {
 			if c.Injected != before.Injected {
 				t.Error("a device that is not there injected")
 			}
-			r.start(t)
 		})
 	}
 }
