@@ -34,14 +34,19 @@ type Packet struct {
 }
 
 // NewPacket makes the port of a socket from OpenPacketSocket. It owns fd from
-// now on, also when it fails, and keeps readBatch Large buffers of pool for reading.
+// now on, also when it fails, and keeps readBatch Large buffers of pool for
+// reading.
 func NewPacket(fd int, pool *frame.Pool) (*Packet, error) {
-	p := &Packet{fd: fd, pool: pool}
 	// A tag that the card took off, or the kernel, comes beside the frame.
 	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_AUXDATA, 1); err != nil {
-		p.Close()
+		unix.Close(fd)
 		return nil, fmt.Errorf("ask for VLAN tags: %w", err)
 	}
+	return newPacket(fd, pool)
+}
+
+func newPacket(fd int, pool *frame.Pool) (*Packet, error) {
+	p := &Packet{fd: fd, pool: pool}
 	for i := range p.slots {
 		if p.slots[i] = pool.Get(frame.Large); p.slots[i] == nil {
 			p.Close()
