@@ -5,15 +5,19 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"toehold/internal/rig"
 	"toehold/internal/testnet"
 )
 
@@ -217,4 +221,49 @@ func TestReportAsJSON(t *testing.T) {
 	if strings.Count(out.String(), "\n") != 1 {
 		t.Errorf("not one line: %q", out.String())
 	}
+}
+
+func TestMain(m *testing.M) {
+	rig.Become()
+	os.Exit(m.Run())
+}
+
+// The demo as a person runs it, only shorter.
+func TestDemo(t *testing.T) {
+	var out bytes.Buffer
+	if err := Run(t.Context(), Options{Seconds: 3, Out: &out}); err != nil {
+		t.Errorf("%v", err)
+	}
+	t.Log("\n" + out.String())
+}
+
+func TestInterruptedDemoLeavesNothing(t *testing.T) {
+	before := leftovers(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(1500*time.Millisecond, cancel)
+	if err := Run(ctx, Options{Seconds: 60, Out: io.Discard}); !errors.Is(err, context.Canceled) {
+		t.Errorf("it ended with %v", err)
+	}
+	if after := leftovers(t); after != before {
+		t.Errorf("processes, folders before %q, after %q", before, after)
+	}
+}
+
+// leftovers lists the children of this process and the demo's folders.
+func leftovers(t *testing.T) string {
+	t.Helper()
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", os.Getpid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var children string
+	for _, task := range tasks {
+		b, _ := os.ReadFile(task) // a thread that has ended has none
+		children += string(b)
+	}
+	folders, err := filepath.Glob(filepath.Join(os.TempDir(), "toehold-*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return children + strings.Join(folders, " ")
 }

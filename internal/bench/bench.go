@@ -1,0 +1,215 @@
+// Package bench measures connections on the device beside connections in the
+// kernel, by turns, in one run and over the same veth.
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"time"
+
+	"toehold/internal/driver"
+	"toehold/internal/rig"
+)
+
+// Options say what to measure.
+type Options struct {
+	JSON   bool
+	Rounds int           // of kernel and device by turns, whose medians count; 0: 5
+	Window time.Duration // of one measurement; 0: 1 s
+	Only   []string      // of bulk, request, moves, batch; empty: all
+	Batch  int           // connections moved at once; 0: 1000
+	Out    io.Writer     // nil: standard output
+	// Progress is told what is being measured; nil: nobody.
+	Progress io.Writer
+	Program  string // the toehold binary; empty: this process's own
+}
+
+const (
+	defaultRounds = 5
+	defaultWindow = time.Second
+	defaultBatch  = 1000
+	settle        = 300 * time.Millisecond // after a move, before it is measured
+	listenTimeout = 10 * time.Second
+	moveDeadline  = 20 * time.Second
+)
+
+type bench struct {
+	Options
+	rig     *rig.Rig
+	address string // of the server
+	server  *exec.Cmd
+	ended   chan struct{}
+	report  Report
+}
+
+// Run measures and prints. It needs root.
+func Run(ctx context.Context, o Options) error {
+	if o.Rounds <= 0 {
+		o.Rounds = defaultRounds
+	}
+	if o.Window <= 0 {
+		o.Window = defaultWindow
+	}
+	if o.Batch <= 0 {
+		o.Batch = defaultBatch
+	}
+	if o.Out == nil {
+		o.Out = os.Stdout
+	}
+	if o.Progress == nil {
+		o.Progress = io.Discard
+	}
+	b := &bench{Options: o}
+	err := errors.Join(b.all(ctx), b.clean())
+	if err != nil {
+		return err
+	}
+	return b.report.print(o.Out, o.JSON)
+}
+
+// all makes the place to measure in and measures.
+func (b *bench) all(ctx context.Context) error {
+	if err := b.build(ctx); err != nil {
+		return err
+	}
+	for _, part := range []struct {
+		name    string
+		measure func(context.Context) error
+	}{{"bulk", b.bulk}, {"request", b.requests}, {"moves", b.moves}, {"batch", b.batch}} {
+		if !b.wanted(part.name) {
+			continue
+		}
+		if err := part.measure(ctx); err != nil {
+			return fmt.Errorf("%s: %w", part.name, err)
+		}
+	}
+	return nil
+}
+
+func (b *bench) wanted(part string) bool {
+	for _, name := range b.Only {
+		if name == part {
+			return true
+		}
+	}
+	return len(b.Only) == 0
+}
+
+// parts are what Only may name.
+var parts = []string{"bulk", "request", "moves", "batch"}
+
+// CheckParts refuses a part that there is not.
+func CheckParts(names []string) error {
+	for _, name := range names {
+		if !strings.Contains(" "+strings.Join(parts, " ")+" ", " "+name+" ") {
+			return fmt.Errorf("there is no %q to measure, only %s", name, strings.Join(parts, ", "))
+		}
+	}
+	return nil
+}
+
+const port = 7000
+
+func (b *bench) build(ctx context.Context) (err error) {
+	if os.Geteuid() != 0 {
+		return errors.New("the benchmark makes network namespaces and needs root: run it with sudo")
+	}
+	if err := CheckParts(b.Only); err != nil {
+		return err
+	}
+	b.report.CPUs = runtime.NumCPU()
+	b.report.Kernel = kernelRelease()
+	if b.rig, err = rig.Start(ctx, rig.Options{Name: "bench", Program: b.Program}); err != nil {
+		return err
+	}
+	b.address = netip.AddrPortFrom(b.rig.Net.HostIP4, port).String()
+	b.server = rig.Command(b.rig.Net.Host, "/proc/self/exe", serverName, b.address)
+	b.server.Stderr = os.Stderr
+	if err := b.server.Start(); err != nil {
+		return err
+	}
+	b.ended = make(chan struct{})
+	go func() { b.server.Wait(); close(b.ended) }()
+	return b.awaitServer(ctx)
+}
+
+func kernelRelease() string {
+	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(release))
+}
+
+func (b *bench) awaitServer(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, listenTimeout)
+	defer cancel()
+	for {
+		c, err := b.ask(askIdle)
+		if err == nil {
+			return c.Close()
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the server does not listen: %w", err)
+		case <-b.ended:
+			return fmt.Errorf("the server ended: %s", b.server.ProcessState)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+func (b *bench) clean() error {
+	var errs []error
+	if b.ended != nil {
+		errs = append(errs, rig.Stop(b.server.Process, b.ended))
+	}
+	if b.rig != nil {
+		errs = append(errs, b.rig.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func (b *bench) progress(format string, args ...any) {
+	fmt.Fprintf(b.Progress, format+"\n", args...)
+}
+
+// toDevice moves n connections, every one there is, to the device.
+func (b *bench) toDevice(ctx context.Context, n int) (driver.Result, error) {
+	return expect(ctx, n, b.rig.Offload)
+}
+
+// toKernel brings n connections home.
+func (b *bench) toKernel(ctx context.Context, n int) (driver.Result, error) {
+	return expect(ctx, n, b.rig.Upload)
+}
+
+func expect(ctx context.Context, n int, move func(context.Context, driver.Selector) (driver.Result, error)) (driver.Result, error) {
+	ctx, cancel := context.WithTimeout(ctx, moveDeadline)
+	defer cancel()
+	r, err := move(ctx, rig.All)
+	if err == nil && len(r.Moved) != n {
+		err = fmt.Errorf("%d of %d connections moved", len(r.Moved), n)
+		if len(r.Refused) > 0 {
+			err = fmt.Errorf("%w: %s: %s", err, r.Refused[0].Reason, r.Refused[0].Detail)
+		}
+	}
+	return r, err
+}
+
+// wait lets time pass, or the context end.
+func wait(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}

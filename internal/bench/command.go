@@ -1,0 +1,32 @@
+package bench
+
+import (
+	"github.com/spf13/cobra"
+
+	"toehold/internal/cli"
+	"toehold/internal/rig"
+)
+
+// Command is `toehold bench`.
+func Command(env *cli.Env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "bench",
+		Short: "Measure, side by side with the kernel",
+		Long: "Make two network namespaces and measure connections over their veth in the kernel and on the device, by turns:\n" +
+			"bulk (1 and 8 connections, both directions), small requests, moves of one connection, moves of many at once.",
+		Args: rig.NoArgs,
+	}
+	o := Options{Out: env.Out, Progress: env.Err}
+	cmd.Flags().BoolVar(&o.JSON, "json", false, "print one JSON object")
+	cmd.Flags().IntVar(&o.Rounds, "rounds", defaultRounds, "measurements in each place, whose median counts")
+	cmd.Flags().DurationVar(&o.Window, "window", defaultWindow, "how long one measurement takes")
+	cmd.Flags().IntVar(&o.Batch, "batch", defaultBatch, "connections that are moved at once")
+	cmd.Flags().StringSliceVar(&o.Only, "only", nil, "measure only these: bulk, request, moves, batch")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := CheckParts(o.Only); err != nil {
+			return rig.Usage("%v", err)
+		}
+		return Run(cmd.Context(), o)
+	}
+	return cmd
+}
