@@ -1,0 +1,197 @@
+package tcp
+
+import (
+	"fmt"
+
+	"toehold/internal/frame"
+	"toehold/internal/mono"
+	"toehold/internal/seqnum"
+	"toehold/internal/tcb"
+)
+
+// A Conn is one end of a connection. The zero value is closed; Restore brings
+// it to life. It belongs to one goroutine.
+type Conn struct {
+	snd   sendState
+	rcv   recvState
+	ts    stampState
+	rtt   rttState
+	loss  lossState
+	cc    congestion
+	timer timerState
+	chal  challengeState
+
+	state   tcb.State
+	gone    bool // reset, aborted or closed: nothing is taken in any more
+	through bool
+	told    bool
+	rstDue  bool
+
+	stats Stats
+}
+
+const (
+	defaultRcvBuf = 1 << 20
+	defaultMaxOOO = 4 << 20
+)
+
+// Restore makes c continue the connection in s and takes over the references
+// of the spans in it. It returns an error, and takes nothing, when s breaks
+// one of its promises or o names no congestion control that exists.
+func (c *Conn) Restore(now mono.Time, s *tcb.Snapshot, o Options) error {
+	if err := s.Check(); err != nil {
+		return err
+	}
+	kind, ok := congestionKinds[o.CC]
+	if !ok {
+		return fmt.Errorf("congestion control %q is not known", o.CC)
+	}
+	*c = Conn{state: s.State, through: o.Through, told: o.TSTold}
+	c.ts.restore(now, s)
+	c.snd.restore(s)
+	c.rcv.restore(s, o)
+	c.rtt.restore(s)
+	c.loss.reset(s.SndUna)
+	c.cc.restore(kind, s)
+	c.restoreState(now, s)
+	return nil
+}
+
+func (c *Conn) restoreState(now mono.Time, s *tcb.Snapshot) {
+	c.gone = s.State == tcb.Closed && !(s.FINAcked() && s.PeerFIN)
+	if s.FINQueued {
+		c.localClose()
+	}
+	if c.state == tcb.TimeWait {
+		c.timer.wait = now.Add(timeWait)
+	}
+	if c.snd.flight() > 0 {
+		c.timer.rto = now.Add(c.rtt.rto)
+	}
+	c.timer.sent = now
+	c.loss.pipe = c.countPipe()
+	c.touch(now)
+}
+
+// Snapshot writes the connection at rest to s, whose slices it uses again. The
+// spans are borrowed: who keeps one retains it. A FIN received after a gap is
+// left out, as nobody acknowledged it.
+func (c *Conn) Snapshot(now mono.Time, s *tcb.Snapshot) {
+	unacked, unsent, ooo := s.Unacked[:0], s.Unsent[:0], s.OutOfOrder[:0]
+	*s = tcb.Snapshot{State: c.state}
+	s.Unacked, s.Unsent = c.snd.spans(unacked, unsent)
+	s.OutOfOrder = c.rcv.spans(ooo)
+	c.snd.snapshot(s)
+	c.rcv.snapshot(s)
+	c.ts.snapshot(s)
+	c.rtt.snapshot(s)
+	c.cc.snapshot(s)
+}
+
+// Close releases every span held. The Conn does nothing afterwards.
+func (c *Conn) Close() {
+	c.forget()
+	c.rcv.in.clear()
+	c.rcv.in.giveBack()
+	c.rcv.held = 0
+	c.rstDue = false
+}
+
+// forget ends the connection; what was received in order can still be taken.
+func (c *Conn) forget() {
+	c.gone = true
+	c.state = tcb.Closed
+	c.timer = timerState{}
+	c.snd.q.clear()
+	c.snd.q.giveBack()
+	c.rcv.dropOOO()
+	c.loss.sacked = ranges{}
+}
+
+// Abort makes the next Output one RST, after which there is nothing any more
+// (RFC 9293, section 3.10.5).
+func (c *Conn) Abort() {
+	if c.gone {
+		return
+	}
+	c.forget()
+	c.rstDue = true
+}
+
+// SetMSS changes the size of segments, in octets of payload; values outside
+// of what a snapshot may have are brought to its limits.
+func (c *Conn) SetMSS(mss uint32) {
+	c.snd.mss = min(max(mss, tcb.MinMSS), tcb.MaxMSS)
+	c.cc.floor(c.snd.mss)
+}
+
+// SndUna is the first octet not yet acknowledged.
+func (c *Conn) SndUna() seqnum.Value { return c.snd.una }
+
+// SndNxt is the next octet to send.
+func (c *Conn) SndNxt() seqnum.Value { return c.snd.nxt }
+
+// SndEdge is the right edge of the peer's window.
+func (c *Conn) SndEdge() seqnum.Value { return c.snd.edge }
+
+// SndEnd is the end of everything that Send queued, without a FIN.
+func (c *Conn) SndEnd() seqnum.Value { return c.snd.end }
+
+// RcvNxt is the next octet expected.
+func (c *Conn) RcvNxt() seqnum.Value { return c.rcv.nxt }
+
+// RcvAcked is what has been acknowledged to the peer; with Through, what may
+// be.
+func (c *Conn) RcvAcked() seqnum.Value { return c.rcv.acked }
+
+// TSRecent is the peer's timestamp to echo.
+func (c *Conn) TSRecent() uint32 { return c.ts.recent }
+
+// TSEcrLast is the timestamp that the peer last echoed.
+func (c *Conn) TSEcrLast() uint32 { return c.ts.echoed }
+
+// FINAcked reports whether the FIN of this end was acknowledged.
+func (c *Conn) FINAcked() bool { return c.snd.finAcked }
+
+// PeerFINReceived reports whether the peer's FIN was received in order.
+func (c *Conn) PeerFINReceived() bool { return c.rcv.finDone }
+
+// State is the connection's state.
+func (c *Conn) State() tcb.State { return c.state }
+
+// OOO calls each for the spans received after a gap, in order. They are
+// borrowed.
+func (c *Conn) OOO(each func(seq seqnum.Value, s frame.Span)) {
+	q := &c.rcv.ooo
+	for i := q.head; i != q.tail; i++ {
+		e := q.at(i)
+		each(e.seq, e.span())
+	}
+}
+
+// Stats are the counters; the caller only reads them.
+func (c *Conn) Stats() *Stats { return &c.stats }
+
+// Metrics writes the state that tools show to m.
+func (c *Conn) Metrics(m *Metrics) {
+	*m = Metrics{
+		SRTT: micros(c.rtt.srtt), RTTVar: micros(c.rtt.rttvar), RTO: micros(c.rtt.rto),
+		Cwnd:     c.cc.segments(c.cc.cwnd),
+		Ssthresh: c.cc.segments(c.cc.ssthresh),
+		Recovery: uint8(c.loss.phase),
+		State:    c.state,
+		SndWnd:   c.snd.window(),
+		RcvWnd:   distance(c.rcv.acked, c.rcv.edge),
+		HeldOut:  distance(c.snd.una, c.snd.end),
+		HeldIn:   c.rcv.held + c.rcv.oooHeld,
+		MSS:      c.snd.mss,
+	}
+}
+
+// distance is from a to b, 0 when b is before a.
+func distance(a, b seqnum.Value) uint32 {
+	if b.Less(a) {
+		return 0
+	}
+	return b.Sub(a)
+}

@@ -1,0 +1,162 @@
+package tcp
+
+import (
+	"toehold/internal/frame"
+	"toehold/internal/seqnum"
+)
+
+// An entry is a span with its place in sequence space. It holds one reference
+// to its buffer.
+type entry struct {
+	buf *frame.Buf
+	off uint32
+	len uint32
+	seq seqnum.Value
+}
+
+func (e *entry) end() seqnum.Value { return e.seq.Add(e.len) }
+
+func (e *entry) span() frame.Span { return frame.Span{Buf: e.buf, Off: e.off, Len: e.len} }
+
+// cut drops the first n octets, n < e.len.
+func (e *entry) cut(n uint32) {
+	e.off += n
+	e.len -= n
+	e.seq = e.seq.Add(n)
+}
+
+// A queue is a ring of entries in sequence order, disjoint. Indexes are
+// absolute: they run freely modulo 2^32 and stay true while the ring grows.
+type queue struct {
+	ring []entry // length 0 or a power of two
+	head uint32  // index of the first entry
+	tail uint32  // index after the last one
+}
+
+const firstRing = 8 // entries
+
+func (q *queue) len() uint32 { return q.tail - q.head }
+
+func (q *queue) empty() bool { return q.tail == q.head }
+
+func (q *queue) at(i uint32) *entry { return &q.ring[i&uint32(len(q.ring)-1)] }
+
+func (q *queue) last() *entry { return q.at(q.tail - 1) }
+
+// grow makes room for one more entry.
+func (q *queue) grow() {
+	if int(q.len()) < len(q.ring) {
+		return
+	}
+	bigger := make([]entry, max(2*len(q.ring), firstRing))
+	for i := q.head; i != q.tail; i++ {
+		bigger[i&uint32(len(bigger)-1)] = *q.at(i)
+	}
+	q.ring = bigger
+}
+
+func (q *queue) push(s frame.Span, seq seqnum.Value) {
+	q.grow()
+	*q.at(q.tail) = entry{s.Buf, s.Off, s.Len, seq}
+	q.tail++
+}
+
+// drop releases the first entry.
+func (q *queue) drop() {
+	e := q.at(q.head)
+	e.buf.Release()
+	e.buf = nil
+	q.head++
+}
+
+// dropLast releases the last entry.
+func (q *queue) dropLast() {
+	e := q.last()
+	e.buf.Release()
+	e.buf = nil
+	q.tail--
+}
+
+// dropBefore releases what is before v, octets of an entry that v is in
+// included.
+func (q *queue) dropBefore(v seqnum.Value) {
+	for !q.empty() {
+		e := q.at(q.head)
+		if v.Less(e.end()) {
+			if e.seq.Less(v) {
+				e.cut(v.Sub(e.seq))
+			}
+			return
+		}
+		q.drop()
+	}
+}
+
+// find returns the index of the first entry that ends after v, q.tail when
+// there is none.
+func (q *queue) find(v seqnum.Value) uint32 {
+	lo, n := q.head, q.len()
+	if n > 0 && v.Less(q.at(lo).end()) {
+		return lo
+	}
+	for n > 0 {
+		half := n / 2
+		if v.Less(q.at(lo + half).end()) {
+			n = half
+			continue
+		}
+		lo += half + 1
+		n -= half + 1
+	}
+	return lo
+}
+
+// put takes in a span in place of the entries from index i to before j.
+func (q *queue) put(i, j uint32, s frame.Span, seq seqnum.Value) {
+	for k := i; k != j; k++ {
+		q.at(k).buf.Release()
+	}
+	if i == j {
+		q.open(i)
+		j++
+	}
+	*q.at(i) = entry{s.Buf, s.Off, s.Len, seq}
+	q.shut(i+1, j)
+}
+
+// open makes a free place at index i by moving all from there on.
+func (q *queue) open(i uint32) {
+	q.grow()
+	for k := q.tail; k != i; k-- {
+		*q.at(k) = *q.at(k - 1)
+	}
+	q.tail++
+}
+
+// shut closes the places from index i to before j, whose entries are gone.
+func (q *queue) shut(i, j uint32) {
+	if i == j {
+		return
+	}
+	for ; j != q.tail; i, j = i+1, j+1 {
+		*q.at(i) = *q.at(j)
+	}
+	for k := i; k != q.tail; k++ {
+		q.at(k).buf = nil
+	}
+	q.tail = i
+}
+
+// clear releases everything.
+func (q *queue) clear() {
+	for !q.empty() {
+		q.drop()
+	}
+}
+
+// giveBack frees the ring of an empty queue.
+func (q *queue) giveBack() {
+	if q.empty() {
+		*q = queue{head: q.head, tail: q.tail}
+	}
+}

@@ -1,0 +1,127 @@
+package tcp
+
+import (
+	"toehold/internal/frame"
+	"toehold/internal/seqnum"
+	"toehold/internal/wire"
+)
+
+// maxPending bounds the spans kept after a gap, whatever their size: each may
+// hold a whole buffer.
+const maxPending = 4096
+
+// outOfOrder keeps payload that a gap precedes and has it acknowledged at once
+// (RFC 5681, section 4.2).
+func (c *Conn) outOfOrder(seg *wire.Segment, seq seqnum.Value, p frame.Span, fin bool) Event {
+	r := &c.rcv
+	r.ackDue, r.quick = true, quickAcks
+	c.stats.OutOfOrder += count(p.Len, uint32(seg.Size))
+	whole := seqnum.Range{Lo: seq, Hi: seq.Add(p.Len)}
+	if fin {
+		whole.Hi++
+	}
+	if r.finSeen && !whole.Hi.LessEq(r.finSeq+1) {
+		return Dropped
+	}
+	if whole.Empty() {
+		return 0
+	}
+	if r.runs.has(whole) {
+		c.stats.DupIn += count(p.Len, uint32(seg.Size))
+		r.report(whole)
+		r.touch(seq)
+		return DupData
+	}
+	if p.Len > 0 {
+		p.Buf.Retain()
+		r.store(seq, p)
+	}
+	if fin {
+		r.runs.add(seqnum.Range{Lo: r.finSeq, Hi: r.finSeq + 1})
+	}
+	r.touch(seq)
+	c.stats.OOODropped += uint64(r.shed())
+	return 0
+}
+
+// store puts p among the spans after a gap, in place of those that it covers,
+// without what their neighbours have already. It takes over p's reference.
+func (r *recvState) store(seq seqnum.Value, p frame.Span) {
+	q := &r.ooo
+	i := q.find(seq)
+	if i != q.tail && q.at(i).seq.Less(seq) {
+		skip := q.at(i).end().Sub(seq)
+		i++
+		if skip >= p.Len {
+			p.Buf.Release()
+			return
+		}
+		p, seq = p.Slice(skip, p.Len-skip), seq.Add(skip)
+	}
+	j := i
+	for ; j != q.tail && q.at(j).end().LessEq(seq.Add(p.Len)); j++ {
+		r.oooHeld -= q.at(j).len
+	}
+	if j != q.tail {
+		p.Len = min(p.Len, q.at(j).seq.Sub(seq))
+	}
+	if p.Len == 0 { // only when i == j
+		p.Buf.Release()
+		return
+	}
+	r.oooHeld += p.Len
+	q.put(i, j, p, seq)
+	r.runs.add(seqnum.Range{Lo: seq, Hi: seq.Add(p.Len)})
+}
+
+// shed drops the furthest spans while there are too many, and returns the
+// octets dropped. They are not acknowledged cumulatively, so the peer sends
+// them again (RFC 2018, section 8).
+func (r *recvState) shed() uint32 {
+	n := uint32(0)
+	for !r.ooo.empty() && (r.oooHeld > r.maxOOO || r.ooo.len() > maxPending || len(r.runs.list) > maxRanges-2) {
+		last := r.ooo.last()
+		n += last.len
+		r.oooHeld -= last.len
+		r.runs.cutFrom(last.seq)
+		r.ooo.dropLast()
+	}
+	return n
+}
+
+// join moves what has become contiguous to what is in order and reports
+// whether there is, or was, anything after a gap.
+func (r *recvState) join() bool {
+	if r.ooo.empty() && r.runs.empty() {
+		return false
+	}
+	for q := &r.ooo; !q.empty() && q.at(q.head).seq.LessEq(r.nxt); q.head++ {
+		r.joinFirst(q.at(q.head))
+	}
+	r.runs.cutBefore(r.nxt)
+	if r.runs.empty() {
+		r.nrecent = 0
+	}
+	return true
+}
+
+// joinFirst moves e, which starts at rcv.nxt or before it.
+func (r *recvState) joinFirst(e *entry) {
+	r.oooHeld -= e.len
+	skip := r.nxt.Sub(e.seq)
+	if skip >= e.len {
+		e.buf.Release()
+	} else {
+		e.cut(skip)
+		r.take(e.span())
+	}
+	e.buf = nil
+}
+
+// dropOOO releases everything after a gap.
+func (r *recvState) dropOOO() {
+	r.ooo.clear()
+	r.ooo.giveBack()
+	r.runs = ranges{}
+	r.oooHeld, r.nrecent = 0, 0
+}

@@ -1,0 +1,109 @@
+package tcp
+
+import (
+	"toehold/internal/seqnum"
+	"toehold/internal/wire"
+)
+
+// touch remembers that seq arrived after a gap, so that the next SACK option
+// reports its run first (RFC 2018, section 4).
+func (r *recvState) touch(seq seqnum.Value) {
+	run, ok := r.runs.covering(seq)
+	if !ok {
+		return
+	}
+	kept := [len(r.recent)]seqnum.Value{seq}
+	n := 1
+	for _, v := range r.recent[:r.nrecent] {
+		if n < len(kept) && !run.Contains(v) {
+			kept[n] = v
+			n++
+		}
+	}
+	r.recent, r.nrecent = kept, uint8(n)
+}
+
+// report remembers a duplicate for the next SACK option (RFC 2883).
+func (r *recvState) report(d seqnum.Range) {
+	if r.sack && !d.Empty() {
+		r.dsack = d
+	}
+}
+
+// blocks is how many SACK blocks fit: 40 octets of options, less 12 for
+// timestamps, less 4 (RFC 2018, section 3).
+func blocks(stamps bool) int {
+	if stamps {
+		return 3
+	}
+	return 4
+}
+
+// sackDue reports whether a pure acknowledgment would carry SACK blocks.
+func (r *recvState) sackDue() bool {
+	return r.sack && (r.nrecent > 0 || !r.dsack.Empty())
+}
+
+// fillSACK writes the SACK option of an acknowledgment.
+func (r *recvState) fillSACK(seg *wire.Segment, room int) {
+	if !r.sackDue() {
+		return
+	}
+	if !r.dsack.Empty() {
+		r.fillDSACK(seg)
+		r.dsack = seqnum.Range{}
+	}
+	for _, v := range r.recent[:r.nrecent] {
+		if run, ok := r.runs.covering(v); ok && seg.NSACK < room {
+			r.addBlock(seg, run)
+		}
+	}
+}
+
+// addBlock appends run unless it is there as the block after a DSACK already.
+func (r *recvState) addBlock(seg *wire.Segment, run seqnum.Range) {
+	for _, b := range seg.SACK[:seg.NSACK] {
+		if b == run {
+			return
+		}
+	}
+	seg.SACK[seg.NSACK] = run
+	seg.NSACK++
+}
+
+// fillDSACK puts the duplicate first. What is neither before the
+// acknowledgment nor in a run that follows as the second block would be read
+// as an ordinary block: it is left out (RFC 2883, section 4).
+func (r *recvState) fillDSACK(seg *wire.Segment) {
+	d := r.dsack
+	if run, ok := r.runs.covering(d.Lo); ok && d.Hi.LessEq(run.Hi) {
+		seg.SACK[0], seg.SACK[1], seg.NSACK = d, run, 2
+		return
+	}
+	d.Hi = seqnum.Min(d.Hi, r.sentAck)
+	if !d.Empty() {
+		seg.SACK[0], seg.NSACK = d, 1
+	}
+}
+
+// takeSACK records the SACK blocks of an acceptable acknowledgment and returns
+// the number of octets newly reported. Blocks that are not about octets in
+// flight are passed over; so is a DSACK, which is before snd.una or in a block
+// that is known.
+func (c *Conn) takeSACK(seg *wire.Segment) uint32 {
+	if !c.rcv.sack {
+		return 0
+	}
+	fresh := uint32(0)
+	for _, b := range seg.SACK[:min(max(seg.NSACK, 0), len(seg.SACK))] {
+		if !b.Lo.Less(b.Hi) || b.Lo.Less(c.snd.una) || c.snd.nxt.Less(b.Hi) || b.Lo == seg.Ack {
+			continue
+		}
+		n, ok := c.loss.sacked.add(b)
+		if !ok {
+			c.stats.SACKIgnored++
+		}
+		fresh += n
+	}
+	return fresh
+}
