@@ -1,3 +1,6 @@
 package bpf
 
+// Only these need clang; what they make is committed.
+
 //go:generate go tool bpf2go -target bpfel -no-global-types -cflags "-O2 -g -Wall -Werror -mcpu=v3" steer c/steer.c -- -Ic
+//go:generate go tool bpf2go -target bpfel -no-global-types -cflags "-O2 -g -Wall -Werror -mcpu=v3" probe c/probe.c -- -Ic

@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The parts of kernel structures that are read here. Only names count: the
+ * loader finds each field's place in the running kernel's BTF (CO-RE). A name
+ * after ___ is one of several forms that a structure had over time. */
+#ifndef TOEHOLD_KERNEL_H
+#define TOEHOLD_KERNEL_H
+
+#include "helpers.h"
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), \
+			     apply_to = record)
+
+struct inode {
+	unsigned long i_ino;
+};
+
+struct socket {
+	struct sock *sk;
+};
+
+struct socket_alloc {
+	struct socket socket;
+	struct inode vfs_inode;
+};
+
+struct file {
+	struct inode *f_inode;
+};
+
+struct task_struct {
+	int tgid;
+	struct task_struct *group_leader;
+	char comm[16];
+};
+
+struct in6_addr {
+	union {
+		u8 u6_addr8[16];
+	} in6_u;
+};
+
+typedef struct {
+	u64 counter;
+} atomic64_t;
+
+typedef struct {
+	u32 val;
+} kuid_t;
+
+struct sock_common {
+	union {
+		struct {
+			u32 skc_daddr;
+			u32 skc_rcv_saddr;
+		};
+	};
+	union {
+		struct {
+			u16 skc_dport;
+			u16 skc_num;
+		};
+	};
+	u16 skc_family;
+	volatile u8 skc_state;
+	int skc_bound_dev_if;
+	struct in6_addr skc_v6_daddr;
+	struct in6_addr skc_v6_rcv_saddr;
+	atomic64_t skc_cookie;
+};
+
+struct sock {
+	struct sock_common __sk_common;
+	struct socket *sk_socket;
+	kuid_t sk_uid;
+	u16 sk_protocol;
+	void *sk_user_data;
+};
+
+struct sock___ino { /* Linux 6.18 */
+	unsigned long sk_ino;
+};
+
+struct ip_options_rcu;
+
+struct inet_sock {
+	struct sock sk;
+	struct ip_options_rcu *inet_opt;
+};
+
+struct tcp_congestion_ops {
+	char name[16];
+};
+
+struct tcp_ulp_ops;
+
+struct inet_connection_sock {
+	struct inet_sock icsk_inet;
+	const struct tcp_congestion_ops *icsk_ca_ops;
+	const struct tcp_ulp_ops *icsk_ulp_ops;
+	u8 icsk_backoff;
+	u16 icsk_ext_hdr_len;
+};
+
+struct minmax_sample {
+	u32 t, v;
+};
+
+struct minmax {
+	struct minmax_sample s[3];
+};
+
+struct tcp_options_received {
+	u32 ts_recent;
+	u16 tstamp_ok : 1, wscale_ok : 1, sack_ok : 3, snd_wscale : 4,
+		rcv_wscale : 4;
+};
+
+struct tcp_md5sig_info;
+struct tcp_ao_info;
+
+struct tcp_sock {
+	struct inet_connection_sock inet_conn;
+	u32 tsoffset, snd_wnd, mss_cache, snd_cwnd;
+	u8 repair : 1;
+	u32 copied_seq;
+	u16 urg_data;
+	u32 snd_ssthresh;
+	struct minmax rtt_min;
+	u32 write_seq, mdev_us, rttvar_us;
+	u8 ecn_flags;
+	u32 rcv_nxt, snd_nxt, snd_una, srtt_us, snd_up, rcv_wnd;
+	struct tcp_options_received rx_opt;
+	u64 bytes_received;
+	u32 rcv_wup;
+	u64 bytes_acked;
+	u32 total_retrans;
+};
+
+struct tcp_sock___usec { /* Linux 6.7 */
+	u8 tcp_usec_ts : 1;
+};
+
+struct tcp_sock___mptcp { /* with CONFIG_MPTCP */
+	u8 is_mptcp;
+};
+
+struct tcp_sock___md5 { /* with CONFIG_TCP_MD5SIG */
+	struct tcp_md5sig_info *md5sig_info;
+};
+
+struct tcp_sock___ao { /* Linux 6.7, with CONFIG_TCP_AO */
+	struct tcp_ao_info *ao_info;
+};
+
+struct bpf_iter_meta {
+	struct seq_file *seq;
+};
+
+struct bpf_iter__tcp {
+	struct bpf_iter_meta *meta;
+	struct sock_common *sk_common;
+};
+
+struct bpf_iter__task_file {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+	u32 fd;
+	struct file *file;
+};
+
+#pragma clang attribute pop
+
+/* As include/uapi/linux/bpf.h and clang number them. */
+enum {
+	FIELD_BYTE_OFFSET = 0,
+	FIELD_BYTE_SIZE = 1,
+	FIELD_EXISTS = 2,
+	FIELD_LSHIFT = 4,
+	FIELD_RSHIFT = 5,
+};
+
+#define HAS(s, f) __builtin_preserve_field_info((s)->f, FIELD_EXISTS)
+
+/* A field of a structure that the verifier does not follow. */
+#define READ(s, f)                                                     \
+	({                                                             \
+		typeof((s)->f) v_ = 0;                                 \
+		bpf_probe_read_kernel(                                 \
+			&v_, sizeof(v_),                               \
+			__builtin_preserve_access_index(&(s)->f));     \
+		v_;                                                    \
+	})
+
+/* A bit field, little-endian. */
+#define BITS(s, f)                                                        \
+	({                                                                \
+		u64 v_ = 0;                                               \
+		bpf_probe_read_kernel(                                    \
+			&v_,                                              \
+			__builtin_preserve_field_info((s)->f,             \
+						      FIELD_BYTE_SIZE),   \
+			(const u8 *)(s) + __builtin_preserve_field_info(  \
+						  (s)->f,                 \
+						  FIELD_BYTE_OFFSET));    \
+		v_ <<= __builtin_preserve_field_info((s)->f, FIELD_LSHIFT); \
+		v_ >>= __builtin_preserve_field_info((s)->f, FIELD_RSHIFT); \
+		v_;                                                       \
+	})
+
+#endif
