@@ -13,9 +13,9 @@ type recvState struct {
 	in  queue // received in order, not yet handed out
 	ooo queue // received after a gap
 
-	runs   ranges             // what is in ooo, and a FIN after a gap
-	recent [4]seqnum.Value    // an octet of each run that a SACK block reports, latest first
-	dsack  seqnum.Range       // duplicate to report once (RFC 2883)
+	runs   ranges          // what is in ooo, and a FIN after a gap
+	recent [4]seqnum.Value // an octet of each run that a SACK block reports, latest first
+	dsack  seqnum.Range    // duplicate to report once (RFC 2883)
 
 	nxt     seqnum.Value // rcv.nxt
 	acked   seqnum.Value // acknowledged; with Through what may be
