@@ -24,10 +24,10 @@ func (m *mover) step() {
 	if m.wait--; m.wait > 0 {
 		return
 	}
-	m.wait = w.r.IntN(30)
+	m.wait = w.r.IntN(6)
 	switch m.phase {
 	case "": // in the kernel
-		if m.quiet || w.program.closed || w.r.IntN(3) != 0 {
+		if m.quiet || w.program.closed || w.r.IntN(2) != 0 {
 			return
 		}
 		m.id, m.phase = w.admit(), "admitted"
@@ -61,7 +61,7 @@ func (m *mover) owning() {
 		}
 		m.owned++
 	}
-	switch n := w.r.IntN(40); {
+	switch n := w.r.IntN(60); {
 	case n < 4 || m.quiet:
 		w.command(abi.Pass, m.id)
 		m.phase = "passing"

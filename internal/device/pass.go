@@ -9,10 +9,13 @@ import (
 // passFromWire notes what a frame of the peer tells and passes it on as it is.
 func (d *Device) passFromWire(now mono.Time, c *conn, p *wire.Packet, raw rawFrame) {
 	s := &p.Seg
-	if s.TSOK {
-		c.tsVal, c.tsEcr, c.tsSeen = s.TSVal, s.TSEcr, true
+	// What S will refuse must not become a copy that it is sent again.
+	if wire.VerifyChecksum(raw.buf, raw.n, p) {
+		if s.TSOK {
+			c.tsVal, c.tsEcr, c.tsSeen = s.TSVal, s.TSEcr, true
+		}
+		c.note(&c.in, &c.out, s)
 	}
-	c.note(&c.in, &c.out, s)
 	d.forward(d.host, p, raw)
 	d.passed(now, c)
 }

@@ -28,6 +28,7 @@ import (
 // endpoints that compare every octet.
 type world struct {
 	t       *testing.T
+	seed    uint64
 	r       *rand.Rand
 	now     mono.Time
 	events  eventQueue
@@ -43,6 +44,7 @@ type world struct {
 	blocks       []abi.Block
 	control      abi.Control
 	faults       faults
+	l3           bool // the uplink has no link header
 }
 
 type spoken struct {
@@ -108,25 +110,27 @@ const (
 var testKey = flow.Make(netip.MustParseAddrPort("10.0.0.1:80"), netip.MustParseAddrPort("10.0.0.2:40000")).Key()
 
 func newWorld(t *testing.T, seed uint64, f faults) *world {
-	w := &world{t: t, r: rand.New(rand.NewPCG(seed, 7)), now: mono.Time(time.Hour), faults: f}
+	w := &world{t: t, seed: seed, r: rand.New(rand.NewPCG(seed, 7)), now: mono.Time(time.Hour), faults: f}
 	iss, irs := seqnum.Value(w.r.Uint32()), seqnum.Value(w.r.Uint32())
 	sack := w.r.IntN(4) != 0
 	ts := w.r.IntN(4) != 0
-	w.program = w.endpoint("program", testKey, iss, irs, sack, ts)
-	w.peer = w.endpoint("peer", testKey.Reverse(), irs, iss, sack, ts)
+	a := tcb.Snapshot{SndUna: iss, RcvNxt: irs, SACK: sack, Timestamps: ts, TSOffset: w.r.Uint32()}
+	b := tcb.Snapshot{SndUna: irs, RcvNxt: iss, SACK: sack, Timestamps: ts, TSOffset: w.r.Uint32()}
+	a.TSRecent, b.TSRecent = b.TSOffset+uint32(w.now.Milliseconds()), a.TSOffset+uint32(w.now.Milliseconds())
+	w.program = w.endpoint("program", testKey, a)
+	w.peer = w.endpoint("peer", testKey.Reverse(), b)
+	w.l3 = w.r.IntN(5) == 0
 	w.program.transmit = w.fromProgram
 	w.peer.transmit = w.fromPeer
 	w.newDevice(64 << 20)
 	return w
 }
 
-func (w *world) endpoint(name string, key flow.Key, iss, irs seqnum.Value, sack, ts bool) *endpoint {
+func (w *world) endpoint(name string, key flow.Key, snap tcb.Snapshot) *endpoint {
 	e := &endpoint{name: name, w: w, pool: frame.NewPool(256 << 20)}
-	snap := tcb.Snapshot{
-		State: tcb.Established, SndUna: iss, SndNxt: iss, SndWnd: 64 << 10, SndWL1: irs, SndWL2: iss,
-		RcvNxt: irs, RcvAcked: irs, RcvEdge: irs.Add(64 << 10), SndWscale: 4, RcvWscale: 4,
-		MSS: mss, SACK: sack, Timestamps: ts, TSOffset: w.r.Uint32(), Cwnd: 10, Ssthresh: 0x7fffffff,
-	}
+	snap.State, snap.SndNxt, snap.SndWL1, snap.SndWL2 = tcb.Established, snap.SndUna, snap.RcvNxt, snap.SndUna
+	snap.SndWnd, snap.RcvAcked, snap.RcvEdge = 64<<10, snap.RcvNxt, snap.RcvNxt.Add(64<<10)
+	snap.SndWscale, snap.RcvWscale, snap.MSS = 4, 4, mss
 	if err := e.conn.Restore(w.now, &snap, tcp.Options{CC: "cubic", RcvBuf: 512 << 10}); err != nil {
 		w.t.Fatal(err)
 	}
@@ -144,7 +148,7 @@ func (w *world) newDevice(memory int) {
 	w.blocks = make([]abi.Block, 4)
 	w.device = New(w.now, Parts{
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Pool: pool, Uplink: up, Host: host,
-		LinkHeader: etherLen, Control: &w.control, Blocks: w.blocks, Send: w.hear,
+		LinkHeader: w.linkHeader(), Control: &w.control, Blocks: w.blocks, Send: w.hear,
 		Clock: func() mono.Time { return w.now },
 	})
 }
@@ -180,18 +184,59 @@ func (w *world) fromProgram(b []byte) {
 		give(w.t, w.kernelHost, b)
 		return
 	}
-	w.onWire(b, w.peer.receive)
+	w.onWire(w.bare(b), w.peerReceives)
 }
 
 // fromPeer puts a frame on the wire; at the other end, the ingress program.
-func (w *world) fromPeer(b []byte) { w.onWire(b, w.arrive) }
+func (w *world) fromPeer(b []byte) { w.onWire(w.bare(b), w.arrive) }
+
+func (w *world) peerReceives(b []byte) { w.peer.receive(w.linked(b)) }
 
 func (w *world) arrive(b []byte) {
 	if w.steered {
 		give(w.t, w.kernelUplink, b)
 		return
 	}
-	w.program.receive(b)
+	w.program.receive(w.linked(b))
+}
+
+func (w *world) linkHeader() int {
+	if w.l3 {
+		return 0
+	}
+	return etherLen
+}
+
+// bare is a frame as it is on the wire: without its Ethernet header where the
+// uplink has none.
+func (w *world) bare(b []byte) []byte {
+	if !w.l3 {
+		return b
+	}
+	return append(shifted(b, -etherLen), b[wire.VNetLen+etherLen:]...)
+}
+
+// linked puts the Ethernet header back.
+func (w *world) linked(b []byte) []byte {
+	if !w.l3 {
+		return b
+	}
+	return append(append(shifted(b, etherLen), ether4...), b[wire.VNetLen:]...)
+}
+
+// shifted is b's virtio-net header for a link header that is longer by so much.
+func shifted(b []byte, by int) []byte {
+	var v wire.VNet
+	v.Get(b)
+	if v.Flags&wire.NeedsCsum != 0 {
+		v.CsumStart = uint16(int(v.CsumStart) + by)
+	}
+	if v.GSOType != wire.GSONone {
+		v.HdrLen = uint16(int(v.HdrLen) + by)
+	}
+	header := make([]byte, wire.VNetLen)
+	v.Put(header)
+	return header
 }
 
 // onWire carries a frame with the wire's faults.
@@ -207,7 +252,7 @@ func (w *world) onWire(b []byte, to func([]byte)) {
 	for range copies {
 		c := bytes.Clone(b)
 		if w.r.Float64() < f.corrupt {
-			corrupt(w.r, c)
+			corrupt(w.r, c, w.linkHeader())
 		}
 		delay := f.delay
 		if w.r.Float64() < f.reorder {
@@ -219,7 +264,7 @@ func (w *world) onWire(b []byte, to func([]byte)) {
 
 // corrupt computes the checksum that the sender left to its card and flips a
 // bit behind the IP header.
-func corrupt(r *rand.Rand, b []byte) {
+func corrupt(r *rand.Rand, b []byte, link int) {
 	var v wire.VNet
 	v.Get(b)
 	if v.Flags&wire.NeedsCsum != 0 {
@@ -227,9 +272,10 @@ func corrupt(r *rand.Rand, b []byte) {
 		sum := onesSum(b[at:])
 		b[at+int(v.CsumOffset)], b[at+int(v.CsumOffset)+1] = byte(^sum>>8), byte(^sum)
 		v.Flags &^= wire.NeedsCsum
+		v.GSOType, v.GSOSize = wire.GSONone, 0 // nobody merges bad segments
 		v.Put(b)
 	}
-	at := wire.VNetLen + 14 + 20 + r.IntN(len(b)-wire.VNetLen-34)
+	at := wire.VNetLen + link + 20 + r.IntN(len(b)-wire.VNetLen-link-20)
 	b[at] ^= 1 << r.IntN(8)
 }
 
@@ -273,7 +319,7 @@ func (w *world) turnDevice() bool {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	busy = w.carry(w.kernelUplink, func(b []byte) { w.onWire(b, w.peer.receive) }) || busy
+	busy = w.carry(w.kernelUplink, func(b []byte) { w.onWire(b, w.peerReceives) }) || busy
 	busy = w.carry(w.kernelHost, w.program.receive) || busy
 	return busy
 }
@@ -328,7 +374,7 @@ func (e *endpoint) run() {
 		s.Buf.Release()
 	}
 	if !bytes.HasPrefix(e.want, e.got) {
-		w.t.Fatalf("%s: octets differ within the first %d", e.name, len(e.got))
+		w.t.Fatalf("%s: octets differ within the first %d: %v", e.name, len(e.got), w)
 	}
 	for len(e.toSend) > 0 && e.conn.SndEnd().Sub(e.conn.SndUna()) < sndSpace {
 		n := min(len(e.toSend), 1+w.r.IntN(60000))
@@ -450,6 +496,6 @@ func (w *world) fill(program, peer int) {
 
 func (w *world) String() string {
 	p, q := w.program, w.peer
-	return fmt.Sprintf("at %v: program has %d of %d, peer has %d of %d, steered %v, device %+v",
-		w.now, len(p.got), len(p.want), len(q.got), len(q.want), w.steered, w.device.Stats())
+	return fmt.Sprintf("seed %d at %v: program has %d of %d, peer has %d of %d, steered %v, device %+v",
+		w.seed, w.now, len(p.got), len(p.want), len(q.got), len(q.want), w.steered, w.device.Stats())
 }
