@@ -49,6 +49,7 @@ type Conn struct {
 
 	ticket   uint64    // of the request that the present move serves, 0 none
 	since    mono.Time // start of the present move
+	arrived  mono.Time // when the kernel had it again, 0 not yet
 	deadline mono.Time // of the answer awaited, 0 none
 	allowed  time.Duration
 	end      Kind       // what the way home that it is on will have been
@@ -86,7 +87,7 @@ type Outcome struct {
 	Cookie uint64 // of the kernel's socket, 0 when it was not seen
 	Reason abi.Reason
 	Detail string
-	Took   time.Duration // from the start of the move to now
+	Took   time.Duration // from the start of the move until the device, or the kernel, had the connection
 	Stall  time.Duration // how long neither stack could send, as the device says
 	Bytes  uint64        // octets that the device held at that moment
 }

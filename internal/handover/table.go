@@ -114,6 +114,9 @@ func (t *Table) expect(p Phase, deadline mono.Time, conns ...*Conn) {
 
 // finish ends the present move of c.
 func (t *Table) finish(now mono.Time, c *Conn, k Kind) {
+	if c.arrived != 0 {
+		now = c.arrived
+	}
 	t.done = append(t.done, Outcome{
 		Kind: k, Ticket: c.ticket, Flow: c.Flow, HWID: c.HWID, Cookie: c.State.Cookie,
 		Reason: c.reason, Detail: c.detail,

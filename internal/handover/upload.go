@@ -94,6 +94,9 @@ func (t *Table) unsteer(now mono.Time, conns []*Conn) {
 		t.expect(Passing, now.Add(t.limits.Answer), conns...)
 		return
 	}
+	for _, c := range conns {
+		c.arrived = now // what is left is the device's tidying up
+	}
 	t.release(now, conns)
 }
 

@@ -1,0 +1,150 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"toehold/internal/control"
+	"toehold/internal/device"
+	"toehold/internal/driver"
+)
+
+// DaemonOptions are the flags of `toehold daemon`.
+type DaemonOptions struct {
+	driver.Config
+	Socket string
+	Group  string
+}
+
+// Defaults of a device.
+const (
+	defaultConnections = 16384
+	defaultMemory      = 1 << 30
+	defaultStaleAfter  = 100 * time.Millisecond
+	maxConnections     = 1 << 20
+)
+
+func daemonCommand(env *Env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "daemon --uplink IF[,IF...]",
+		Short: "The driver: serve this network namespace",
+		Long: "Start one device for each uplink and serve the control socket. Prints ready on a line of its own when it serves.\n" +
+			"SIGTERM and SIGINT upload every connection, then end; a second one ends at once, which loses nothing either.",
+		Args: noArgs,
+	}
+	var o DaemonOptions
+	cmd.Flags().StringSliceVar(&o.Uplinks, "uplink", nil, "interfaces that offloaded connections leave by")
+	cmd.Flags().StringVar(&o.Group, "group", "", "group that may use the control socket, besides root")
+	cmd.Flags().IntVar(&o.MaxConnections, "max-connections", defaultConnections, "connections that a device takes at most")
+	cmd.Flags().Int64Var(&o.Memory, "memory", defaultMemory, "octets of buffers that a device uses at most")
+	cmd.Flags().DurationVar(&o.StaleAfter, "stale-after", defaultStaleAfter, "age of its heartbeat at which a device counts as hung")
+	level := cmd.Flags().String("log-level", "info", "debug, info, warn or error")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		o.Socket = env.socketOf(cmd)
+		if err := o.check(*level); err != nil {
+			return err
+		}
+		o.Log = logger(env.Err, o.LogLevel)
+		return env.Daemon(cmd.Context(), o, env)
+	}
+	return cmd
+}
+
+// check says what is wrong with the flags, before anything is touched.
+func (o *DaemonOptions) check(level string) error {
+	if err := o.LogLevel.UnmarshalText([]byte(level)); err != nil {
+		return usage("log level %q is none of debug, info, warn and error", level)
+	}
+	names := slices.Clone(o.Uplinks)
+	slices.Sort(names)
+	switch {
+	case len(names) == 0 || slices.Contains(names, ""):
+		return usage("name at least one interface with --uplink")
+	case len(slices.Compact(names)) != len(o.Uplinks):
+		return usage("an uplink is named twice")
+	case o.MaxConnections < 1 || o.MaxConnections > maxConnections:
+		return usage("max-connections %d is not from 1 to %d", o.MaxConnections, maxConnections)
+	case o.Memory < 1<<20:
+		return usage("memory %d is less than 1 MiB", o.Memory)
+	case o.StaleAfter < 20*time.Millisecond || o.StaleAfter > time.Minute:
+		return usage("stale-after %v is not from 20ms to 1m", o.StaleAfter)
+	}
+	return nil
+}
+
+func logger(w io.Writer, level slog.Level) *slog.Logger {
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
+}
+
+// Daemon serves until the context ends, then uploads everything. A second
+// signal ends it at once.
+func Daemon(ctx context.Context, o DaemonOptions, env *Env) error {
+	signal.Ignore(syscall.SIGHUP)
+	l, err := control.Listen(o.Socket, o.Group)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	d, err := driver.Start(ctx, o.Config)
+	if err != nil {
+		return err
+	}
+	serving, stop := context.WithCancel(context.Background())
+	defer stop()
+	served := make(chan error, 1)
+	go func() { served <- control.Serve(serving, l, d, Version, o.Log) }()
+	fmt.Fprintln(env.Out, "ready")
+	select {
+	case <-ctx.Done():
+	case err = <-served:
+	}
+	o.Log.Info("every connection goes home; a second signal ends at once")
+	again, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer cancel()
+	err = errors.Join(err, d.Close(again))
+	stop()
+	if err == nil {
+		err = <-served
+	}
+	return err
+}
+
+func deviceCommand(env *Env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:    "device",
+		Short:  "The device process; started by the daemon",
+		Hidden: true,
+		Args:   noArgs,
+	}
+	c := device.Config{
+		Socket: driver.DeviceSocket, Uplink: driver.DeviceUplink, HostPort: driver.DeviceHostPort,
+		Control: driver.DeviceControl, Blocks: driver.DeviceBlocks,
+	}
+	uplink := cmd.Flags().String("uplink", "", "name of the uplink")
+	cmd.Flags().IntVar(&c.LinkHeader, "link-header", 14, "octets of the uplink's link header")
+	cmd.Flags().IntVar(&c.MaxConnections, "max-connections", defaultConnections, "connections at most")
+	cmd.Flags().Int64Var(&c.Memory, "memory", defaultMemory, "octets of buffers at most")
+	level := cmd.Flags().String("log-level", "info", "debug, info, warn or error")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		var l slog.Level
+		if err := l.UnmarshalText([]byte(*level)); err != nil {
+			return usage("log level %q is none of debug, info, warn and error", *level)
+		}
+		if c.LinkHeader != 0 && c.LinkHeader != 14 {
+			return usage("link header of %d octets is neither 14 nor 0", c.LinkHeader)
+		}
+		c.Log = logger(env.Err, l).With("device", *uplink)
+		return env.Device(cmd.Context(), c)
+	}
+	return cmd
+}

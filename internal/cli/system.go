@@ -1,0 +1,193 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"runtime"
+	"runtime/debug"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"toehold/internal/abi"
+	"toehold/internal/driver"
+)
+
+func eventsCommand(env *Env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "events",
+		Short: "What happened: offloads, refusals, uploads, losses of the device",
+		Args:  noArgs,
+	}
+	follow := cmd.Flags().BoolP("follow", "f", false, "go on with what happens from now on")
+	asJSON := cmd.Flags().Bool("json", false, "print one JSON object a line")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		enc := json.NewEncoder(env.Out)
+		return env.dial(cmd).Events(cmd.Context(), *follow, func(e driver.Event) error {
+			if *asJSON {
+				return enc.Encode(e)
+			}
+			_, err := fmt.Fprintln(env.Out, eventLine(&e))
+			return err
+		})
+	}
+	return cmd
+}
+
+// eventLine is an event as one line for a person.
+func eventLine(e *driver.Event) string {
+	parts := []string{e.Time.Local().Format("15:04:05.000"), fmt.Sprintf("%-14s", e.Kind)}
+	add := func(format string, set bool, v any) {
+		if set {
+			parts = append(parts, fmt.Sprintf(format, v))
+		}
+	}
+	add("%s", e.Local != "", e.Local+" "+e.Remote)
+	add("%s", e.Device != "", e.Device)
+	add("id %s", e.ID != "", e.ID)
+	add("%s", e.Reason != "", e.Reason)
+	add("in %s", e.Took != 0, micros(e.Took))
+	add("%d connections", e.Count != 0, e.Count)
+	add("(%s)", e.Detail != "", e.Detail)
+	return strings.Join(parts, " ")
+}
+
+func deviceStatusCommand(env *Env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "device-status",
+		Short: "Capacity, load and refusals of the devices",
+		Args:  noArgs,
+	}
+	asJSON := addJSON(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		devices, err := env.dial(cmd).Devices(cmd.Context())
+		return env.devices(devices, err, *asJSON)
+	}
+	return cmd
+}
+
+func deviceRestartCommand(env *Env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "device-restart",
+		Short: "Replace the devices under live traffic",
+		Long:  "Upload every connection, replace the device processes, and say how they are. Nothing is offloaded again by this.",
+		Args:  noArgs,
+	}
+	asJSON := addJSON(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
+		var devices []driver.Device
+		err = env.wait("device-restart", func() (err error) {
+			devices, err = env.dial(cmd).RestartDevices(cmd.Context())
+			return err
+		})
+		return env.devices(devices, err, *asJSON)
+	}
+	return cmd
+}
+
+func (env *Env) devices(devices []driver.Device, err error, asJSON bool) error {
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return printJSON(env.Out, devices)
+	}
+	return printDevices(env.Out, devices)
+}
+
+func printDevices(w io.Writer, devices []driver.Device) error {
+	t := newTable("DEVICE", "STATE", ">PID", ">CONNECTIONS", ">CAPACITY", ">MEMORY", ">UPTIME", ">HEARTBEAT", ">RESTARTS", ">OFFLOADS", ">UPLOADS", "REFUSED")
+	for _, d := range devices {
+		t.add(d.Device, d.State, d.PID, d.Connections, d.Capacity, octets(uint64(d.Memory)), micros(d.Uptime),
+			micros(d.HeartbeatAge), d.Restarts, d.Offloads, d.Uploads, counts(d.Refused))
+	}
+	if err := t.print(w); err != nil {
+		return err
+	}
+	for _, d := range devices {
+		if d.Detail != "" {
+			fmt.Fprintf(w, "%s: %s\n", d.Device, d.Detail)
+		}
+	}
+	return nil
+}
+
+func doctorCommand(env *Env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Check every kernel feature and privilege that is needed",
+		Args:  noArgs,
+	}
+	asJSON := addJSON(cmd)
+	cmd.RunE = func(*cobra.Command, []string) error {
+		checks := env.Doctor()
+		missing := 0
+		t := newTable("CHECK", "VERDICT", "SINCE", "DETAIL")
+		for _, c := range checks {
+			verdict := "ok"
+			if !c.OK {
+				verdict = "MISSING"
+				missing++
+			}
+			t.add(c.Name, verdict, c.Since, c.Detail)
+		}
+		if *asJSON {
+			if err := printJSON(env.Out, checks); err != nil {
+				return err
+			}
+		} else {
+			if err := t.print(env.Out); err != nil {
+				return err
+			}
+			for _, c := range checks {
+				if !c.OK && c.Fix != "" {
+					fmt.Fprintf(env.Out, "%s: %s\n", c.Name, c.Fix)
+				}
+			}
+		}
+		if missing > 0 {
+			return fmt.Errorf("%d of %d checks are not met", missing, len(checks))
+		}
+		return nil
+	}
+	return cmd
+}
+
+// Version is the release; the build may set it.
+var Version = "0.1.0"
+
+type buildInfo struct {
+	Version string `json:"version"`
+	ABI     int    `json:"abi"`
+	Commit  string `json:"commit,omitempty"`
+	Go      string `json:"go"`
+	Arch    string `json:"arch"`
+}
+
+func versionCommand(env *Env) *cobra.Command {
+	cmd := &cobra.Command{Use: "version", Short: "Version of this binary", Args: noArgs}
+	asJSON := addJSON(cmd)
+	cmd.RunE = func(*cobra.Command, []string) error {
+		b := buildInfo{Version, abi.Version, commit(), runtime.Version(), runtime.GOARCH}
+		if *asJSON {
+			return printJSON(env.Out, b)
+		}
+		_, err := fmt.Fprintf(env.Out, "toehold %s (abi %d, %s, %s)\n", b.Version, b.ABI, b.Go, b.Arch)
+		return err
+	}
+	return cmd
+}
+
+func commit() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return ""
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			return s.Value
+		}
+	}
+	return ""
+}

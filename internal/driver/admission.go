@@ -1,0 +1,105 @@
+package driver
+
+import (
+	"fmt"
+	"net/netip"
+
+	"toehold/internal/abi"
+	"toehold/internal/flow"
+	"toehold/internal/handover"
+	"toehold/internal/kernel"
+)
+
+// way is what a route depends on, of all that is known of a socket.
+type way struct {
+	local, remote netip.Addr
+	boundIf       uint32
+}
+
+// keptRoutes bounds the cache of routes.
+const keptRoutes = 4096
+
+// routes remembers where packets go until something changes. A look-up costs
+// several netlink round trips, which would be most of an offload's time.
+type routes struct {
+	known map[way]kernel.Route
+}
+
+func (r *routes) forget() { clear(r.known) }
+
+func (r *routes) to(id flow.ID, boundIf uint32) (kernel.Route, error) {
+	w := way{id.Local.Addr(), id.Remote.Addr(), boundIf}
+	if route, ok := r.known[w]; ok {
+		return route, nil
+	}
+	route, err := kernel.RouteTo(id, 0, int(boundIf))
+	if err != nil {
+		return route, err
+	}
+	if len(r.known) >= keptRoutes || r.known == nil {
+		r.known = make(map[way]kernel.Route)
+	}
+	// A next hop that is not resolved may be a moment later.
+	if route.Local || len(route.NextHop) > 0 {
+		r.known[w] = route
+	}
+	return route, nil
+}
+
+// A ruling is the decision about one connection before any device is asked.
+type ruling struct {
+	uplink *uplink // nil: refused
+	path   handover.Path
+	reason abi.Reason
+	detail string
+}
+
+func no(r abi.Reason, format string, args ...any) ruling {
+	if format == "" {
+		return ruling{reason: r, detail: r.Text()}
+	}
+	return ruling{reason: r, detail: fmt.Sprintf(format, args...)}
+}
+
+// rule checks the nature of a connection: by which uplink it leaves, and that
+// neither NAT nor IPsec stands between socket and wire. What the socket
+// itself forbids is the table's to check, with the same probe that the offer
+// is made from.
+func (d *Driver) rule(id flow.ID, state *abi.KernelState) ruling {
+	if state.Special&abi.SpecialMissing != 0 {
+		return no(abi.NoConnection, "")
+	}
+	if id.Local.Addr() == id.Remote.Addr() || id.Remote.Addr().IsLoopback() {
+		return no(abi.NoUplink, "both ends are on this host")
+	}
+	route, err := d.routeTo(id, state.BoundIf)
+	if err != nil {
+		return no(abi.NoUplink, "route to %s: %v", id.Remote.Addr(), err)
+	}
+	if route.Local {
+		return no(abi.NoUplink, "both ends are on this host")
+	}
+	u := d.byIndex(route.Ifindex)
+	if u == nil {
+		return no(abi.NoUplink, "its route leaves by %s, which is no uplink of this daemon", route.IfName)
+	}
+	if nat, err := kernel.NATed(id); err != nil {
+		return no(abi.InternalError, "conntrack: %v", err)
+	} else if nat {
+		return no(abi.NAT, "")
+	}
+	if policy, err := kernel.XFRM(id); err != nil {
+		return no(abi.InternalError, "xfrm: %v", err)
+	} else if policy {
+		return no(abi.XFRM, "")
+	}
+	return ruling{uplink: u, path: pathOf(&route)}
+}
+
+// pathOf is a route as the device is told of it.
+func pathOf(r *kernel.Route) handover.Path {
+	p := handover.Path{MTU: uint32(r.PathMTU)}
+	copy(p.NextHop[:], r.NextHop)
+	copy(p.Source[:], r.Source)
+	return p
+}

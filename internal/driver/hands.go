@@ -1,0 +1,97 @@
+package driver
+
+import (
+	"errors"
+	"fmt"
+
+	"toehold/internal/abi"
+	"toehold/internal/flow"
+	"toehold/internal/handover"
+	"toehold/internal/shm"
+)
+
+// An uplink is the handover.Hands of its table.
+var _ handover.Hands = (*uplink)(nil)
+
+var errNoInterface = errors.New("the uplink is gone")
+
+// Probe reads the kernel's state of each flow.
+func (u *uplink) Probe(keys []flow.Key, out []abi.KernelState) error {
+	if u.set == nil {
+		return errNoInterface
+	}
+	return u.set.Probe(keys, out)
+}
+
+// Steer turns flows to the device.
+func (u *uplink) Steer(keys []flow.Key, ids []abi.HWID) error {
+	if u.set == nil {
+		return errNoInterface
+	}
+	return u.set.Steer(keys, ids)
+}
+
+// Unsteer gives flows back to the kernel. Without an interface there is no
+// steering map any more.
+func (u *uplink) Unsteer(keys []flow.Key) error {
+	if u.set == nil {
+		return nil
+	}
+	return u.set.Unsteer(keys)
+}
+
+// Describe writes the parts of the block whose writer is the driver.
+func (u *uplink) Describe(c *handover.Conn) error {
+	blocks := u.set.Blocks()
+	if int(c.HWID.Index()) >= len(blocks) {
+		return fmt.Errorf("hardware id %s is beyond %d connections", c.HWID, len(blocks))
+	}
+	b := &blocks[c.HWID.Index()]
+	k, s := &b.Kernel, &b.Socket
+	shm.Publish(&k.Sequence, func() {
+		k.HWID, k.Key, k.State = c.HWID, c.Key, c.State
+		k.NextHop, k.Source, k.PathMTU = c.Path.NextHop, c.Path.Source, c.Path.MTU
+	})
+	shm.Publish(&s.Sequence, func() {
+		s.Queued, s.Unread = c.State.WriteSeq-c.State.SndUna, c.State.RcvNxt-c.State.CopiedSeq
+	})
+	return nil
+}
+
+// Offer sends an Admit.
+func (u *uplink) Offer(batch uint32, offers []abi.Offer) error {
+	return send(u, abi.Admit, batch, offers)
+}
+
+// Command sends an Own, Pass or Release.
+func (u *uplink) Command(t abi.Type, ids []abi.HWID) error {
+	var commands [abi.MaxEntries]abi.Command
+	for i, id := range ids {
+		commands[i].HWID = id
+	}
+	return send(u, t, 0, commands[:len(ids)])
+}
+
+var errNoDevice = errors.New("no device is running")
+
+func send[E abi.Entries](u *uplink, t abi.Type, batch uint32, entries []E) error {
+	if u.proc == nil || u.proc.doomed {
+		return errNoDevice
+	}
+	u.message = abi.Append(u.message[:0], t, batch, entries)
+	return u.proc.send(u.message)
+}
+
+// hardware reads the device's part of a connection's block; nil when it is
+// not this connection's.
+func (u *uplink) hardware(id abi.HWID) *abi.HardwarePart {
+	if u.set == nil || id == 0 || int(id.Index()) >= len(u.set.Blocks()) {
+		return nil
+	}
+	b := &u.set.Blocks()[id.Index()]
+	h := new(abi.HardwarePart)
+	if !shm.Read(&b.Hardware.Sequence, &b.Hardware, h) || h.HWID != id {
+		return nil
+	}
+	return h
+}

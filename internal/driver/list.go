@@ -1,0 +1,311 @@
+package driver
+
+import (
+	"bytes"
+	"context"
+	"slices"
+	"sync/atomic"
+
+	"toehold/internal/abi"
+	"toehold/internal/flow"
+	"toehold/internal/handover"
+	"toehold/internal/kernel"
+	"toehold/internal/mono"
+	"toehold/internal/tcb"
+)
+
+// A placed is where a connection is, as an uplink has it.
+type placed struct {
+	id       flow.ID
+	hwid     abi.HWID
+	place    string
+	device   string
+	mtu      uint32
+	hardware *abi.HardwarePart // nil: not published yet
+}
+
+// placed lists what is on the device or on its way.
+func (u *uplink) placed() (all []placed) {
+	u.table.Each(func(c *handover.Conn) {
+		p := placed{id: c.Flow, hwid: c.HWID, place: OnTheWay, device: u.name, mtu: c.Path.MTU, hardware: u.hardware(c.HWID)}
+		if c.Phase == handover.Owned {
+			p.place = OnDevice
+		}
+		all = append(all, p)
+	})
+	return all
+}
+
+// placed lists what all uplinks have.
+func (d *Driver) placed() map[flow.ID]placed {
+	all := make(map[flow.ID]placed)
+	for _, u := range d.uplinks {
+		u.call(func() {
+			for _, p := range u.placed() {
+				all[p.id] = p
+			}
+		})
+	}
+	return all
+}
+
+// InKernelOnly lists the namespace's connections that s names, when there is
+// no daemon: all are in the kernel.
+func InKernelOnly(s Selector) ([]Connection, error) {
+	socks, err := sockets(true)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]Connection, 0, len(socks))
+	for i := range socks {
+		if c := connection(&socks[i]); s.Match(&c) {
+			all = append(all, c)
+		}
+	}
+	return all, nil
+}
+
+// sockets lists the namespace's connections in the order of their flows.
+func sockets(owners bool) ([]kernel.Socket, error) {
+	socks, err := kernel.Sockets()
+	if err == nil && owners {
+		err = kernel.FindOwners(socks)
+	}
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(socks, func(a, b kernel.Socket) int {
+		if n := a.Flow.Local.Compare(b.Flow.Local); n != 0 {
+			return n
+		}
+		return a.Flow.Remote.Compare(b.Flow.Remote)
+	})
+	return socks, nil
+}
+
+// connection is a socket as the kernel alone knows it.
+func connection(s *kernel.Socket) Connection {
+	k := &s.State
+	return Connection{
+		Place: InKernel, Local: s.Flow.Local, Remote: s.Flow.Remote, State: stateName(k.State),
+		PID: s.Owner.PID, Comm: s.Owner.Comm, FD: s.Owner.FD,
+		BytesSent: k.BytesSent, BytesReceived: k.BytesReceived,
+		RTT: k.SRTT, Cwnd: k.SndCwnd, Ssthresh: k.SndSsthresh, Retransmits: uint64(k.Retransmits),
+	}
+}
+
+// place merges in what the device knows. The octets stay the kernel's count:
+// acknowledgements go through to it, so it is right wherever they are.
+func (c *Connection) place(p *placed) {
+	c.ID, c.Place, c.Attachment, c.Device = p.hwid.String(), p.place, Shadow, p.device
+	if h := p.hardware; h != nil && p.place == OnDevice {
+		c.RTT, c.Cwnd, c.Ssthresh = h.SRTT, h.Cwnd, h.Ssthresh
+		c.Retransmits += h.Retransmits
+	}
+}
+
+// found is a connection with what it was made from.
+type found struct {
+	conn   Connection
+	socket *kernel.Socket
+	placed *placed // nil: in the kernel
+}
+
+// find lists the connections that s names.
+func (d *Driver) find(s Selector, owners bool) ([]found, error) {
+	socks, err := sockets(owners || s.PID != 0)
+	if err != nil {
+		return nil, err
+	}
+	at := d.placed()
+	var all []found
+	for i := range socks {
+		f := found{conn: connection(&socks[i]), socket: &socks[i]}
+		if p, ok := at[socks[i].Flow]; ok {
+			f.placed = &p
+			f.conn.place(&p)
+		}
+		if s.Match(&f.conn) {
+			d.journal.fill(&f.conn, socks[i].State.Cookie)
+			all = append(all, f)
+		}
+	}
+	return all, nil
+}
+
+// List returns the connections that s names, in the order of their flows; all
+// for an empty selector.
+func (d *Driver) List(_ context.Context, s Selector) ([]Connection, error) {
+	all, err := d.find(s, true)
+	if err != nil {
+		return nil, err
+	}
+	return connections(all), nil
+}
+
+func connections(all []found) []Connection {
+	conns := make([]Connection, len(all))
+	for i := range all {
+		conns[i] = all[i].conn
+	}
+	return conns
+}
+
+// Show returns the one connection that s names.
+func (d *Driver) Show(_ context.Context, s Selector) (Detail, error) {
+	all, err := d.find(s, true)
+	if err != nil {
+		return Detail{}, err
+	}
+	if _, err := One(s, connections(all)); err != nil {
+		return Detail{}, err
+	}
+	f := &all[0]
+	k := &f.socket.State
+	detail := Detail{
+		Connection: f.conn,
+		Kernel:     kernelPart(k),
+		Socket: SocketPart{
+			PID: f.socket.Owner.PID, Comm: f.socket.Owner.Comm, FD: f.socket.Owner.FD, UID: k.UID, Cookie: k.Cookie,
+			Queued: k.WriteSeq - k.SndUna, Unread: k.RcvNxt - k.CopiedSeq,
+		},
+		History: d.journal.moves(f.conn.Flow(), k.Cookie),
+	}
+	if f.placed != nil {
+		detail.Kernel.PathMTU = f.placed.mtu
+		detail.Hardware = hardwarePart(f.placed.hardware)
+	}
+	return detail, nil
+}
+
+func kernelPart(k *abi.KernelState) KernelPart {
+	return KernelPart{
+		State: stateName(k.State), CongestionControl: string(bytes.TrimRight(k.CongestionControl[:], "\x00")),
+		SndUna: k.SndUna, SndNxt: k.SndNxt, SndWnd: k.SndWnd, RcvNxt: k.RcvNxt, RcvWnd: k.RcvWnd,
+		SndWscale: k.SndWscale, RcvWscale: k.RcvWscale, MSS: k.MSS, RTT: k.SRTT, RTTVar: k.RTTVar, RTO: k.RTO,
+		Cwnd: k.SndCwnd, Ssthresh: k.SndSsthresh, Retransmits: k.Retransmits,
+		BytesSent: k.BytesSent, BytesReceived: k.BytesReceived,
+		Timestamps: k.Flags&abi.FlagTimestamps != 0, SACK: k.Flags&abi.FlagSACK != 0,
+	}
+}
+
+func hardwarePart(h *abi.HardwarePart) *HardwarePart {
+	if h == nil {
+		return nil
+	}
+	return &HardwarePart{
+		Place: placeName(h.Place), State: tcb.State(h.State).String(), Recovery: recoveryName(h.Recovery),
+		SndUna: h.SndUna, SndNxt: h.SndNxt, SndWnd: h.SndWnd, RcvNxt: h.RcvNxt, RcvAcked: h.RcvAcked, RcvWnd: h.RcvWnd,
+		RTT: h.SRTT, RTTVar: h.RTTVar, RTO: h.RTO, Cwnd: h.Cwnd, Ssthresh: h.Ssthresh,
+		HeldOut: h.HeldOut, HeldIn: h.HeldIn, BytesSent: h.BytesSent, BytesReceived: h.BytesReceived,
+		SegsSent: h.SegsSent, SegsReceived: h.SegsReceived, Retransmits: h.Retransmits, OutOfOrder: h.OutOfOrder,
+		Reason: abi.Reason(h.Reason).String(),
+	}
+}
+
+// name is one of names, or "unknown" for what a device should not say.
+func name(names []string, n uint8) string {
+	if int(n) >= len(names) {
+		return "unknown"
+	}
+	return names[n]
+}
+
+func placeName(n uint8) string    { return name([]string{"free", "passing", "owned", "leaving"}, n) }
+func recoveryName(n uint8) string { return name([]string{"open", "recovery", "loss"}, n) }
+
+// Select names the flows that a request is about. A selector that names one
+// four-tuple needs no look at anything else. Of one that names a group, those
+// that are already where they are to go are left out, unless there are only
+// such.
+func (d *Driver) Select(s Selector, goal string) ([]flow.ID, error) {
+	if id, ok := s.Flow(); ok && s.ID == 0 && s.PID == 0 && s.State == "" {
+		return []flow.ID{id}, nil
+	}
+	all, err := d.find(s, false)
+	if err != nil {
+		return nil, err
+	}
+	var away, there []flow.ID
+	for i := range all {
+		if all[i].conn.Place == goal {
+			there = append(there, all[i].conn.Flow())
+		} else {
+			away = append(away, all[i].conn.Flow())
+		}
+	}
+	switch {
+	case len(away) > 0 || s == (Selector{All: true}):
+		return away, nil
+	case len(there) > 0:
+		return there, nil
+	}
+	return nil, noMatch(s)
+}
+
+// Offload moves the connections that s names to their devices.
+func (d *Driver) Offload(ctx context.Context, s Selector, o Options) (Result, error) {
+	ids, err := d.Select(s, OnDevice)
+	if err != nil {
+		return Result{}, err
+	}
+	return d.OffloadFlows(ctx, ids, o)
+}
+
+// Upload moves the connections that s names home.
+func (d *Driver) Upload(ctx context.Context, s Selector) (Result, error) {
+	ids, err := d.Select(s, InKernel)
+	if err != nil {
+		return Result{}, err
+	}
+	return d.UploadFlows(ctx, ids)
+}
+
+// Devices returns the state of every device.
+func (d *Driver) Devices(context.Context) ([]Device, error) {
+	all := make([]Device, 0, len(d.uplinks))
+	for _, u := range d.uplinks {
+		v := Device{Device: u.name, State: "down", Detail: "stopped", Refused: map[string]int{}}
+		u.call(func() { v = u.status(mono.Now()) })
+		all = append(all, v)
+	}
+	return all, nil
+}
+
+func (u *uplink) status(now mono.Time) Device {
+	v := Device{
+		Device: u.name, State: "down", Detail: u.down, Connections: u.table.Len(), Moving: u.table.Moving(),
+		Capacity: u.cfg.MaxConnections, Memory: u.cfg.Memory, Restarts: u.counters.restarts,
+		Offloads: u.counters.offloads, Uploads: u.counters.uploads, Refused: make(map[string]int),
+	}
+	for reason, n := range u.counters.refused {
+		v.Refused[reason] = n
+	}
+	if u.set != nil {
+		c := u.set.Control()
+		v.ToDevice, v.Injected = atomic.LoadUint64(&c.ToDevice), atomic.LoadUint64(&c.Injected)
+		v.Kept, v.Bypassed = atomic.LoadUint64(&c.Dropped), atomic.LoadUint64(&c.Bypassed)
+		v.Fences = atomic.LoadUint64(&c.Fences)
+	}
+	if p := u.proc; p != nil {
+		v.PID, v.HostPort, v.Uptime = p.pid, p.tap, now.Sub(p.started).Microseconds()
+		v.State = u.deviceState()
+		if v.State == "running" {
+			v.HeartbeatAge = u.heartbeatAge(now).Microseconds()
+			v.Capacity, v.Memory = int(p.greeting.Capacity), int64(p.greeting.Memory)
+		}
+	}
+	return v
+}
+
+func (u *uplink) deviceState() string {
+	switch p := u.proc; {
+	case p.doomed:
+		return "down"
+	case !p.greeted():
+		return "starting"
+	case u.draining != nil:
+		return "draining"
+	}
+	return "running"
+}

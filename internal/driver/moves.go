@@ -1,0 +1,155 @@
+package driver
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"toehold/internal/abi"
+	"toehold/internal/flow"
+	"toehold/internal/handover"
+	"toehold/internal/mono"
+)
+
+// newRequest registers a request for n connections; its outcomes come when
+// all have one.
+func (u *uplink) newRequest(n int) (uint64, <-chan []arrival) {
+	u.ticket++
+	r := &request{left: n, done: make(chan []arrival, 1)}
+	u.requests[u.ticket] = r
+	return u.ticket, r.done
+}
+
+// offload starts to move connections whose route has been checked.
+func (u *uplink) offload(since mono.Time, timeout time.Duration, cands []handover.Candidate) <-chan []arrival {
+	now := mono.Now()
+	ticket, done := u.newRequest(len(cands))
+	if why, detail := u.unready(); why != abi.None {
+		u.refuseAll(now, ticket, cands, why, detail)
+		return done
+	}
+	u.table.Offload(now, since, ticket, timeout, cands)
+	if err := u.table.Err(); err != nil {
+		u.lose(now, abi.DeviceDied, err.Error())
+	}
+	return done
+}
+
+// unready says why nothing can be offloaded now.
+func (u *uplink) unready() (abi.Reason, string) {
+	switch {
+	case !u.up:
+		return abi.UplinkGone, u.name + ": " + abi.UplinkGone.Text()
+	case u.stopping || u.draining != nil:
+		return abi.DeviceStopped, "the device of " + u.name + " is being stopped or replaced"
+	case u.proc == nil || u.proc.doomed || !u.proc.greeted():
+		return abi.DeviceDown, "the device of " + u.name + " is not running: " + u.down
+	}
+	return abi.None, ""
+}
+
+func (u *uplink) refuseAll(now mono.Time, ticket uint64, cands []handover.Candidate, why abi.Reason, detail string) {
+	for i := range cands {
+		u.arrive(now, handover.Outcome{Kind: handover.Refused, Ticket: ticket, Flow: cands[i].Flow, Reason: why, Detail: detail})
+	}
+}
+
+// upload starts to move connections home.
+func (u *uplink) upload(ids []flow.ID, why abi.Reason) <-chan []arrival {
+	now := mono.Now()
+	ticket, done := u.newRequest(len(ids))
+	u.table.Upload(now, ticket, ids, why)
+	if err := u.table.Err(); err != nil {
+		u.lose(now, abi.DeviceDied, err.Error())
+	}
+	return done
+}
+
+// settle notes what has ended: in the journal, and for those who asked.
+func (u *uplink) settle() {
+	outcomes := u.table.Outcomes()
+	if len(outcomes) == 0 {
+		return
+	}
+	now := mono.Now()
+	for i := range outcomes {
+		u.arrive(now, outcomes[i])
+	}
+}
+
+// eventKinds are the events of outcomes.
+var eventKinds = [...]string{
+	handover.Offloaded: EventOffloaded,
+	handover.Refused:   EventRefused,
+	handover.Uploaded:  EventUploaded,
+	handover.Over:      EventEnded,
+}
+
+func (u *uplink) arrive(now mono.Time, o handover.Outcome) {
+	switch o.Kind {
+	case handover.Offloaded:
+		o.Reason = abi.Asked
+		u.counters.offloads++
+	case handover.Refused:
+		u.counters.refused[o.Reason.String()]++
+	default:
+		u.counters.uploads++
+	}
+	u.journal.AddMove(o.Flow, o.Cookie, Event{
+		Kind: eventKinds[o.Kind], ID: o.HWID.String(), Device: u.name, Reason: o.Reason.String(), Detail: o.Detail,
+		Took: o.Took.Microseconds(), Stall: o.Stall.Microseconds(), Bytes: o.Bytes,
+	})
+	r := u.requests[o.Ticket]
+	if r == nil {
+		return
+	}
+	r.outcomes = append(r.outcomes, arrival{o, now})
+	if r.left--; r.left == 0 {
+		delete(u.requests, o.Ticket)
+		r.done <- r.outcomes
+	}
+}
+
+// collect waits for the uplinks' shares of a request and makes its Result.
+// refused are those that no uplink was asked for.
+func collect(ctx context.Context, d *Driver, since mono.Time, refused []Refusal, shares []share) (Result, error) {
+	r := Result{Moved: []Moved{}, Refused: append([]Refusal{}, refused...)}
+	for _, s := range shares {
+		select {
+		case outcomes := <-s.done:
+			for i := range outcomes {
+				r.add(&outcomes[i], len(outcomes) > 1)
+			}
+		case <-s.uplink.ended:
+			return r, fmt.Errorf("uplink %s has been stopped", s.uplink.name)
+		case <-ctx.Done():
+			return r, fmt.Errorf("not waited for the end of the moves: %w", ctx.Err())
+		}
+	}
+	r.Wall = mono.Now().Sub(since).Microseconds()
+	return r, nil
+}
+
+// A share is the part of a request that one uplink works on.
+type share struct {
+	uplink *uplink
+	done   <-chan []arrival
+}
+
+// add appends an outcome. In a batch the time of all is shared by those that
+// had ended by then.
+func (r *Result) add(a *arrival, batch bool) {
+	o := &a.Outcome
+	if o.Kind == handover.Refused || o.Kind == handover.Over {
+		r.Refused = append(r.Refused, Refusal{Local: o.Flow.Local, Remote: o.Flow.Remote, Reason: o.Reason.String(), Detail: o.Detail})
+		return
+	}
+	took := o.Took
+	if batch {
+		took /= time.Duration(len(r.Moved) + 1)
+	}
+	r.Moved = append(r.Moved, Moved{
+		Local: o.Flow.Local, Remote: o.Flow.Remote, ID: o.HWID.String(),
+		Took: took.Microseconds(), Stall: o.Stall.Microseconds(), Bytes: o.Bytes,
+	})
+}

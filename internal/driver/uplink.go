@@ -1,0 +1,451 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"toehold/internal/abi"
+	"toehold/internal/bpf"
+	"toehold/internal/flow"
+	"toehold/internal/handover"
+	"toehold/internal/mono"
+)
+
+// Times of an uplink's loop.
+const (
+	tickEvery    = 20 * time.Millisecond // heartbeat, deadlines
+	sweepEvery   = 500 * time.Millisecond
+	helloWithin  = 5 * time.Second
+	answerWithin = 2 * time.Second
+	quitWithin   = time.Second
+	firstBackOff = 100 * time.Millisecond
+	lastBackOff  = 5 * time.Second
+	steadyAfter  = 10 * time.Second // a device that lived this long starts again at once
+)
+
+// sweepAtOnce bounds the connections probed in one tick.
+const sweepAtOnce = 2048
+
+// An uplink is one interface with its device. Everything in it but the
+// channels and counters belongs to its loop; others come in by call.
+type uplink struct {
+	name    string
+	cfg     *Config
+	log     *slog.Logger
+	journal *Journal
+
+	calls chan func()
+	ended chan struct{} // closed when the loop has ended
+
+	index   atomic.Int64 // = ifindex, for others to read
+	ifindex int
+	claim   claim
+	set     *bpf.Set // nil while the interface is gone
+	table   *handover.Table
+	proc    *process // nil between two device processes
+	up      bool
+	fenced  bool // by us; the steering programs may fence by themselves
+	unclean bool // flows are still steered though the device is lost
+
+	retryAt  mono.Time // when to start the next process, 0 not by itself
+	backOff  time.Duration
+	down     string         // why there is no device
+	waiting  []chan<- error // for a device that serves
+	draining func()         // what to do when the table is empty
+	drainBy  mono.Time
+	stopping bool
+
+	requests map[uint64]*request
+	ticket   uint64
+	counters counters
+
+	sweepAt mono.Time
+	sweep   []flow.ID
+	message []byte
+}
+
+type counters struct {
+	restarts          int
+	offloads, uploads uint64
+	refused           map[string]int
+}
+
+// A request is one API call's share of connections on one uplink.
+type request struct {
+	left     int
+	outcomes []arrival
+	done     chan []arrival // takes the outcomes once, and never blocks the loop
+}
+
+// An arrival is an outcome and when it was known.
+type arrival struct {
+	handover.Outcome
+	at mono.Time
+}
+
+func newUplink(name string, cfg *Config, j *Journal) *uplink {
+	u := &uplink{
+		name: name, cfg: cfg, journal: j, log: cfg.Log.With("uplink", name), claim: -1,
+		calls: make(chan func()), ended: make(chan struct{}),
+		requests: make(map[uint64]*request), counters: counters{refused: make(map[string]int)},
+		down: "not started",
+	}
+	u.table = handover.NewTable(u, handover.Limits{Answer: answerWithin, Own: DefaultTimeout})
+	return u
+}
+
+// open claims the interface and attaches the steering programs to it.
+func (u *uplink) open() error {
+	l, err := netlink.LinkByName(u.name)
+	if err != nil {
+		var none netlink.LinkNotFoundError
+		if errors.As(err, &none) {
+			return fmt.Errorf("uplink %s does not exist in this network namespace", u.name)
+		}
+		return fmt.Errorf("uplink %s: %w", u.name, err)
+	}
+	a := l.Attrs()
+	switch {
+	case a.Flags&net.FlagLoopback != 0:
+		return fmt.Errorf("uplink %s is a loopback interface; connections over it stay in the kernel", u.name)
+	case a.Flags&net.FlagUp == 0:
+		return fmt.Errorf("uplink %s is down; set it up first", u.name)
+	}
+	if u.claim, err = claimUplink(u.name, a.Index); err != nil {
+		return err
+	}
+	if u.set, err = bpf.Load(bpf.Config{MaxConnections: uint32(u.cfg.MaxConnections), StaleAfter: u.cfg.StaleAfter}); err == nil {
+		err = u.set.AttachUplink(a.Index)
+	}
+	if err != nil {
+		u.shut()
+		return fmt.Errorf("uplink %s: %w", u.name, err)
+	}
+	u.ifindex, u.up, u.fenced = a.Index, true, true
+	u.index.Store(int64(a.Index))
+	return nil
+}
+
+// shut lets go of the interface. No connection may be on the device.
+func (u *uplink) shut() {
+	if u.set != nil {
+		if err := u.set.Close(); err != nil {
+			u.log.Debug("programs not closed", "err", err)
+		}
+		u.set = nil
+	}
+	u.claim.release()
+	u.claim = -1
+}
+
+// call runs f on the loop and waits for it; false when the loop has ended.
+func (u *uplink) call(f func()) bool {
+	done := make(chan struct{})
+	select {
+	case u.calls <- func() { defer close(done); f() }:
+		<-done
+		return true
+	case <-u.ended:
+		return false
+	}
+}
+
+// run is the loop: the only place of an uplink that waits.
+func (u *uplink) run() {
+	defer close(u.ended)
+	tick := time.NewTicker(tickEvery)
+	defer tick.Stop()
+	for {
+		var messages chan []byte
+		var exited chan struct{}
+		if u.proc != nil {
+			exited = u.proc.exited
+			if u.proc.socket >= 0 {
+				messages = u.proc.messages
+			}
+		}
+		select {
+		case f := <-u.calls:
+			f()
+		case m, ok := <-messages:
+			u.receive(m, ok)
+		case <-exited:
+			u.exited()
+		case <-tick.C:
+			u.tick(mono.Now())
+		}
+		u.settle()
+		if u.stopping && u.proc == nil {
+			u.shut()
+			return
+		}
+	}
+}
+
+// receive takes one message of the device's.
+func (u *uplink) receive(msg []byte, ok bool) {
+	now := mono.Now()
+	if !ok {
+		u.lose(now, abi.DeviceDied, "it closed its socket")
+		return
+	}
+	h, octets, err := abi.ParseHeader(msg)
+	if err == nil && h.Type == abi.Hello {
+		err = u.hello(now, h, octets)
+	} else if err == nil {
+		var answers []abi.Answer
+		if answers, err = abi.Parse(answers, h, octets); err == nil {
+			err = u.table.Answer(now, h, answers)
+		}
+	}
+	if err != nil {
+		u.lose(now, abi.DeviceDied, err.Error())
+	}
+}
+
+// hello lets a new device serve: only now the fence is taken down.
+func (u *uplink) hello(now mono.Time, h abi.Header, octets []byte) error {
+	greetings, err := abi.Parse([]abi.Greeting(nil), h, octets)
+	switch {
+	case err != nil:
+		return err
+	case len(greetings) != 1 || u.proc.greeted() || u.proc.doomed:
+		return errors.New("a greeting out of place")
+	case greetings[0].Version != abi.Version:
+		return fmt.Errorf("its version of the interface is %d, ours is %d", greetings[0].Version, abi.Version)
+	}
+	u.proc.greeting = greetings[0]
+	u.down = ""
+	c := u.set.Control()
+	// The first heartbeat may be a moment away, and a stale one would put the
+	// fence up again.
+	atomic.CompareAndSwapUint64(&c.Heartbeat, 0, uint64(now))
+	atomic.StoreUint32(&c.Fenced, 0)
+	u.fenced = false
+	u.journal.Add(Event{Kind: EventDeviceStarted, Device: u.name, Detail: fmt.Sprintf("process %d", u.proc.pid)})
+	u.served(nil)
+	return nil
+}
+
+// served tells those who wait for a device.
+func (u *uplink) served(err error) {
+	for _, w := range u.waiting {
+		w <- err // has room for one
+	}
+	u.waiting = nil
+}
+
+// startDevice starts a device process. The device is fenced until it greets.
+func (u *uplink) startDevice(now mono.Time) {
+	u.retryAt = 0
+	atomic.StoreUint64(&u.set.Control().Heartbeat, 0)
+	p, err := startProcess(u.cfg, u.name, u.ifindex, u.set)
+	if err != nil {
+		u.log.Error("device not started", "err", err)
+		u.served(err)
+		u.retry(now, err.Error())
+		return
+	}
+	u.proc, u.down = p, "starting"
+}
+
+// retry notes why there is no device, and when to try again: at once for the
+// first time, later and later for those that follow soon.
+func (u *uplink) retry(now mono.Time, why string) {
+	u.down, u.retryAt = why, now.Add(u.backOff)
+	u.backOff = min(max(2*u.backOff, firstBackOff), lastBackOff)
+}
+
+// fence shuts the device off: whatever it does from now on reaches nobody,
+// and flows that are still steered go straight between wire and kernel.
+func (u *uplink) fence() {
+	if u.set != nil {
+		atomic.StoreUint32(&u.set.Control().Fenced, 1)
+	}
+	u.fenced = true
+}
+
+// lose takes every connection home without the device's help and ends its
+// process. Another is started when that one is gone; see exited.
+func (u *uplink) lose(now mono.Time, why abi.Reason, detail string) {
+	if u.proc == nil || u.proc.doomed && u.fenced {
+		return
+	}
+	u.fence()
+	count := u.table.Len()
+	u.proc.kill()
+	u.proc.shut()
+	u.unsteerAll(now, why)
+	u.log.Warn("device lost", "reason", why, "detail", detail, "connections", count)
+	u.journal.Add(Event{Kind: EventDeviceLost, Device: u.name, Reason: why.String(), Detail: detail, Count: count})
+	u.down = why.Text()
+	u.finishDrain()
+}
+
+// unsteerAll empties steering map and table; tick tries again what fails.
+func (u *uplink) unsteerAll(now mono.Time, why abi.Reason) {
+	err := u.table.Lost(now, why)
+	u.unclean = err != nil
+	if err != nil {
+		u.log.Error("flows not un-steered; they pass the fenced device by", "err", err)
+	}
+}
+
+// exited goes on when the device process has been reaped.
+func (u *uplink) exited() {
+	now, p := mono.Now(), u.proc
+	if !p.doomed || !u.fenced {
+		u.lose(now, abi.DeviceDied, p.status)
+	}
+	p.shut()
+	u.proc = nil
+	if u.stopping {
+		return
+	}
+	u.counters.restarts++
+	if !p.greeted() {
+		u.served(errors.New("the device ended: " + p.status))
+	}
+	u.retry(now, "the device ended: "+p.status)
+}
+
+// tick is what has to be done every so often.
+func (u *uplink) tick(now mono.Time) {
+	u.supervise(now)
+	if err := u.table.Advance(now); err != nil {
+		u.lose(now, abi.DeviceDied, err.Error())
+	}
+	if u.unclean {
+		u.unsteerAll(now, abi.DeviceDied)
+	}
+	if u.draining != nil && (u.table.Len() == 0 || now >= u.drainBy) {
+		u.finishDrain()
+	}
+	if u.set == nil && u.proc == nil && !u.stopping && now >= u.sweepAt {
+		u.sweepAt = now.Add(sweepEvery)
+		u.replug(now)
+	}
+	if u.proc == nil && u.retryAt != 0 && now >= u.retryAt && u.up && !u.unclean && !u.stopping {
+		u.startDevice(now)
+	}
+	if u.proc != nil && u.proc.greeted() {
+		if u.backOff != 0 && now.Sub(u.proc.started) > steadyAfter {
+			u.backOff = 0
+		}
+		u.sweepSome(now)
+	}
+}
+
+// supervise looks whether the device lives.
+func (u *uplink) supervise(now mono.Time) {
+	p := u.proc
+	switch {
+	case p == nil:
+	case p.doomed:
+		if u.drainBy != 0 && now >= u.drainBy.Add(quitWithin) {
+			p.kill()
+		}
+	case !p.greeted():
+		if now.Sub(p.started) > helloWithin {
+			u.lose(now, abi.DeviceDied, fmt.Sprintf("it did not greet within %v", helloWithin))
+		}
+	case atomic.LoadUint32(&u.set.Control().Fenced) != 0:
+		u.lose(now, abi.DeviceHung, "the steering programs found its heartbeat stale")
+	default:
+		if age := u.heartbeatAge(now); age > u.cfg.StaleAfter {
+			u.lose(now, abi.DeviceHung, fmt.Sprintf("no heartbeat for %v", age.Round(time.Millisecond)))
+		}
+	}
+}
+
+// heartbeatAge is how old the heartbeat is; one from the future is no news.
+func (u *uplink) heartbeatAge(now mono.Time) time.Duration {
+	return max(0, now.Sub(mono.Time(atomic.LoadUint64(&u.set.Control().Heartbeat))))
+}
+
+// drain sends everything home, and calls then when nothing is on the device
+// or the time for it is over.
+func (u *uplink) drain(now mono.Time, then func()) {
+	u.draining, u.drainBy = then, now.Add(2*answerWithin)
+	u.table.UploadAll(now, abi.DeviceStopped)
+	if err := u.table.Err(); err != nil {
+		u.lose(now, abi.DeviceDied, err.Error())
+	}
+}
+
+func (u *uplink) finishDrain() {
+	if then := u.draining; then != nil {
+		u.draining = nil
+		then()
+	}
+}
+
+// replace ends the device after sending everything home; the next one is
+// started at once. served is told when it serves.
+func (u *uplink) replace(served chan<- error) {
+	switch {
+	case u.stopping || !u.up:
+		served <- fmt.Errorf("uplink %s: %s", u.name, u.down)
+		return
+	case u.draining != nil:
+		served <- fmt.Errorf("device of %s: a restart is under way", u.name)
+		return
+	}
+	u.drain(mono.Now(), func() {
+		u.waiting = append(u.waiting, served)
+		u.backOff, u.down = 0, "it is being replaced"
+		u.retire()
+		if u.proc == nil {
+			u.retryAt = mono.Now()
+		}
+	})
+}
+
+// retire ends a device that has nothing left, without an alarm.
+func (u *uplink) retire() {
+	p := u.proc
+	if p == nil || p.doomed {
+		return
+	}
+	u.fence()
+	u.unsteerAll(mono.Now(), abi.DeviceStopped)
+	u.drainBy = mono.Now()
+	u.journal.Add(Event{Kind: EventDeviceStopped, Device: u.name, Reason: abi.DeviceStopped.String()})
+	p.quit()
+}
+
+// stop ends the uplink after sending everything home, or at once when ctx
+// ends. It returns when the loop has ended.
+func (u *uplink) stop(ctx context.Context) {
+	u.call(func() {
+		if u.proc == nil || !u.proc.greeted() {
+			u.halt()
+			return
+		}
+		u.draining = nil
+		u.drain(mono.Now(), func() { u.stopping = true; u.retire() })
+	})
+	select {
+	case <-u.ended:
+		return
+	case <-ctx.Done():
+	}
+	u.call(u.halt)
+	<-u.ended
+}
+
+// halt ends without waiting: the kernel takes over.
+func (u *uplink) halt() {
+	u.stopping, u.draining = true, nil
+	if u.proc != nil {
+		u.lose(mono.Now(), abi.DeviceStopped, "the daemon ends")
+		u.proc.kill()
+	}
+}

@@ -1,0 +1,246 @@
+package driver
+
+import (
+	"context"
+	"time"
+
+	"toehold/internal/abi"
+	"toehold/internal/flow"
+	"toehold/internal/handover"
+	"toehold/internal/kernel"
+	"toehold/internal/mono"
+)
+
+// Times of watching.
+const (
+	settleTime = 50 * time.Millisecond // changes come in bursts
+	pruneEvery = 10 * time.Second
+)
+
+// watch follows changes of the network until ctx ends, and forgets the
+// histories of connections that are gone.
+func (d *Driver) watch(ctx context.Context, changes <-chan kernel.Change) {
+	defer close(d.watched)
+	prune := time.NewTicker(pruneEvery)
+	defer prune.Stop()
+	var refresh <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case c, ok := <-changes:
+			if !ok {
+				changes = nil
+				d.log.Error("changes of the network are not told any more")
+				continue
+			}
+			d.forgetRoutes()
+			if c.Kind == kernel.LinkChanged {
+				d.linkChanged(c)
+			}
+			if refresh == nil {
+				refresh = time.After(settleTime)
+			}
+		case <-refresh:
+			refresh = nil
+			d.forgetRoutes() // one may have been cached in the middle of the burst
+			d.refreshPaths()
+		case <-prune.C:
+			d.prune()
+		}
+	}
+}
+
+func (d *Driver) forgetRoutes() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.routes.forget()
+}
+
+// linkChanged tells every uplink: one that is gone looks whether the change
+// is its interface come back.
+func (d *Driver) linkChanged(c kernel.Change) {
+	for _, u := range d.uplinks {
+		u.call(func() { u.linkChanged(mono.Now(), c) })
+	}
+}
+
+func (u *uplink) linkChanged(now mono.Time, c kernel.Change) {
+	switch mine := c.Ifindex == u.ifindex; {
+	case u.stopping:
+	case mine && c.Gone:
+		u.unplug(now, "it was removed")
+		u.shut()
+	case mine && !c.Up && u.up:
+		u.unplug(now, "it is down")
+	case u.set == nil && !c.Gone && c.Up:
+		u.replug(now)
+	case mine && c.Up && !u.up:
+		u.up = true
+		u.back(now)
+	}
+}
+
+// unplug takes every connection home when the interface is gone or down. The
+// device is ended: it would hold what it cannot send.
+func (u *uplink) unplug(now mono.Time, why string) {
+	if !u.up {
+		return
+	}
+	u.up = false
+	count := u.table.Len()
+	u.lose(now, abi.UplinkGone, why)
+	u.down = "uplink: " + why
+	u.journal.Add(Event{Kind: EventUplinkGone, Device: u.name, Reason: abi.UplinkGone.String(), Detail: why, Count: count})
+}
+
+// replug takes an interface of the uplink's name that has come back, with
+// another index perhaps.
+func (u *uplink) replug(now mono.Time) {
+	if u.proc != nil || u.unclean {
+		return // tick tries again
+	}
+	if err := u.open(); err != nil {
+		u.log.Debug("not back yet", "err", err)
+		return
+	}
+	u.back(now)
+}
+
+// back has a device started at the next tick.
+func (u *uplink) back(now mono.Time) {
+	u.backOff, u.retryAt, u.down = 0, now, "starting"
+	u.journal.Add(Event{Kind: EventUplinkBack, Device: u.name})
+}
+
+// refreshPaths looks again where the packets of the devices' connections go,
+// and tells the devices what has changed. Connections that do not leave by
+// their uplink any more go home.
+func (d *Driver) refreshPaths() {
+	for _, u := range d.uplinks {
+		var conns []kept
+		u.call(func() { conns = u.kept() })
+		var moved []kept
+		for _, c := range conns {
+			route, err := d.routeTo(c.id, c.boundIf)
+			if err != nil {
+				continue // no route at all: the peer is as far from the kernel
+			}
+			path := pathOf(&route)
+			c.away = route.Local || route.Ifindex != int(u.index.Load())
+			if c.away || path != c.path {
+				c.path = path
+				moved = append(moved, c)
+			}
+		}
+		if len(moved) > 0 {
+			u.call(func() { u.repath(mono.Now(), moved) })
+		}
+	}
+}
+
+// kept is what refreshPaths looks at.
+type kept struct {
+	id      flow.ID
+	boundIf uint32
+	path    handover.Path
+	away    bool
+}
+
+func (u *uplink) kept() (all []kept) {
+	u.table.Each(func(c *handover.Conn) {
+		if c.Phase == handover.Owned {
+			all = append(all, kept{id: c.Flow, boundIf: c.State.BoundIf, path: c.Path})
+		}
+	})
+	return all
+}
+
+// repath applies what refreshPaths found.
+func (u *uplink) repath(now mono.Time, conns []kept) {
+	var away []flow.ID
+	for _, k := range conns {
+		c := u.table.Find(k.id.Key())
+		switch {
+		case c == nil || c.Phase != handover.Owned:
+		case k.away:
+			away = append(away, k.id)
+		default:
+			c.Path = k.path
+			u.describeAgain(c)
+		}
+	}
+	if len(away) > 0 {
+		u.table.Upload(now, 0, away, abi.RouteChanged)
+	}
+}
+
+func (u *uplink) describeAgain(c *handover.Conn) {
+	if err := u.Describe(c); err != nil {
+		u.log.Error("block not written", "flow", c.Flow, "err", err)
+	}
+}
+
+// sweepSome probes some of the device's connections: those that the kernel has
+// no socket for any more are let go, and the blocks of the others are written
+// anew, since S goes on learning (its MSS, its windows).
+func (u *uplink) sweepSome(now mono.Time) {
+	if len(u.sweep) == 0 {
+		if now < u.sweepAt {
+			return
+		}
+		u.sweepAt = now.Add(sweepEvery)
+		for _, k := range u.kept() {
+			u.sweep = append(u.sweep, k.id)
+		}
+	}
+	some := u.sweep[:min(len(u.sweep), sweepAtOnce)]
+	u.sweep = u.sweep[len(some):]
+	if len(some) == 0 {
+		u.sweep = nil
+		return
+	}
+	keys := make([]flow.Key, len(some))
+	states := make([]abi.KernelState, len(some))
+	for i, id := range some {
+		keys[i] = id.Key()
+	}
+	if err := u.Probe(keys, states); err != nil {
+		u.log.Error("sweep", "err", err)
+		return
+	}
+	var gone []flow.ID
+	for i := range keys {
+		c := u.table.Find(keys[i])
+		if c == nil || c.Phase != handover.Owned {
+			continue
+		}
+		// Another cookie is another socket with the same four-tuple.
+		if states[i].Special&abi.SpecialMissing != 0 || states[i].Cookie != c.State.Cookie {
+			gone = append(gone, some[i])
+			continue
+		}
+		c.State = states[i]
+		u.describeAgain(c)
+	}
+	if err := u.table.Gone(now, gone); err != nil {
+		u.lose(now, abi.DeviceDied, err.Error())
+	}
+}
+
+// prune forgets the histories of sockets that are gone.
+func (d *Driver) prune() {
+	if d.journal.remembered() == 0 {
+		return
+	}
+	socks, err := kernel.Sockets()
+	if err != nil {
+		d.log.Error("histories not pruned", "err", err)
+		return
+	}
+	alive := make(map[flow.Key]uint64, len(socks))
+	for i := range socks {
+		alive[socks[i].Flow.Key()] = socks[i].State.Cookie
+	}
+	d.journal.prune(func(k flow.Key, cookie uint64) bool { return alive[k] == cookie })
+}
