@@ -83,7 +83,7 @@ func newStation(t testing.TB) *station {
 func (s *station) start(c Config) {
 	ctx, stop := context.WithCancel(context.Background())
 	s.stop = stop
-	go func() { s.ended <- Run(ctx, c) }()
+	go func() { s.ended <- s.Host.Do(func() error { return Run(ctx, c) }) }()
 	s.t.Cleanup(func() {
 		stop()
 		if err := <-s.ended; err != nil && !errors.Is(err, ErrFenced) {
