@@ -101,7 +101,7 @@ func OpenTAP(name string) (fd int, ifname string, ifindex int, err error) {
 	if err != nil {
 		return -1, "", 0, fmt.Errorf("/dev/net/tun: %w", err)
 	}
-	if ifname, err = makeTAP(fd, name); err == nil {
+	if ifname, err = makeTun(fd, name, unix.IFF_TAP); err == nil {
 		ifindex, err = setUpTAP(ifname)
 	}
 	if err != nil {
@@ -111,12 +111,13 @@ func OpenTAP(name string) (fd int, ifname string, ifindex int, err error) {
 	return fd, ifname, ifindex, nil
 }
 
-func makeTAP(fd int, name string) (string, error) {
+// makeTun makes fd a TUN or TAP, whichever kind says, and returns its name.
+func makeTun(fd int, name string, kind uint16) (string, error) {
 	ifr, err := unix.NewIfreq(name)
 	if err != nil {
 		return "", err
 	}
-	ifr.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	ifr.SetUint16(kind | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
 		return "", fmt.Errorf("TUNSETIFF: %w", err)
 	}

@@ -2,13 +2,16 @@ package port
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -24,43 +27,45 @@ import (
 type relay struct {
 	pool        *frame.Pool
 	packet, tap Port
+	kind        uplinkKind
 	stop        atomic.Bool
 	done        chan error
 	wide        [2]uint64 // super-segments seen from the socket, from the wire
 	widest      [2]int
+	tagged      [2]uint64
 	bad         uint64 // frames that are no sound TCP
 }
 
-func newRelay(t testing.TB, n *testnet.Net) *relay {
+// newRelay relays on the interface uplink of the namespace host.
+func newRelay(t testing.TB, host *testnet.Namespace, uplink string, kind uplinkKind) *relay {
 	t.Helper()
-	r := &relay{pool: frame.NewPool(256 << 20), done: make(chan error, 1)}
-	var socket, tap, uplink, host int
-	in(t, n.Host, func() (err error) {
-		uplink = index(t, n.HostIf)
-		if tap, _, host, err = OpenTAP("toe%d"); err != nil {
+	r := &relay{pool: frame.NewPool(256 << 20), kind: kind, done: make(chan error, 1)}
+	in(t, host, func() error {
+		wire := index(t, uplink)
+		tap, _, hostPort, err := OpenTAP("toe%d")
+		if err != nil {
 			return err
 		}
-		socket, err = OpenPacketSocket(uplink, wireFilter(t), testWire)
-		return err
+		socket, err := OpenPacketSocket(wire, wireFilter(t, kind), testWire)
+		if err != nil {
+			return err
+		}
+		steer(t, wire, hostPort, kind)
+		return r.open(socket, tap)
 	})
-	r.open(t, n, socket, tap)
-	in(t, n.Host, func() error { steer(t, uplink, host); return nil })
 	go func() { r.done <- r.run() }()
 	t.Cleanup(func() { r.finish(t) })
 	return r
 }
 
-func (r *relay) open(t testing.TB, n *testnet.Net, socket, tap int) {
-	t.Helper()
-	in(t, n.Host, func() error {
-		p, err := NewPacket(socket, r.pool)
-		if err != nil {
-			return err
-		}
-		h, err := NewTAP(tap, r.pool)
-		r.packet, r.tap = p, h
+func (r *relay) open(socket, tap int) error {
+	p, err := NewPacket(socket, r.pool)
+	if err != nil {
 		return err
-	})
+	}
+	h, err := NewTAP(tap, r.pool)
+	r.packet, r.tap = p, h
+	return err
 }
 
 func in(t testing.TB, ns *testnet.Namespace, f func() error) {
@@ -92,6 +97,9 @@ func (r *relay) finish(t testing.TB) {
 		if err := p.Close(); err != nil {
 			t.Error(err)
 		}
+	}
+	if r.bad > 0 {
+		t.Errorf("%d frames were no sound TCP", r.bad)
 	}
 	r.pool.Recycle()
 	if u := r.pool.Used(); u != 0 {
@@ -127,16 +135,9 @@ func (r *relay) pass(direction int, from, to Port, frames []Received) (int, erro
 	if err != nil {
 		return n, err
 	}
-	var p wire.Packet
 	for _, f := range frames[:n] {
-		if v := wire.Parse(f.Buf, f.N, wire.EtherLen, &p); v != wire.OK || !wire.VerifyChecksum(f.Buf, f.N, &p) {
-			r.bad++
-		}
-		if p.Seg.Size > 0 {
-			r.wide[direction]++
-			r.widest[direction] = max(r.widest[direction], f.N)
-		}
-		for !to.Queue(nil, []frame.Span{{Buf: f.Buf, Len: uint32(f.N)}}) {
+		header, rest := r.look(direction, f)
+		for !to.Queue(header, []frame.Span{rest}) {
 			if _, err := to.Flush(); err != nil {
 				return n, err
 			}
@@ -150,11 +151,45 @@ func (r *relay) pass(direction int, from, to Port, frames []Received) (int, erro
 	}
 }
 
-// exchange sends n octets each way over one connection from the host to the
-// peer, and compares hashes.
-func exchange(t testing.TB, net_ *testnet.Net, address netip.Addr, n int64) {
+// look checks a frame and returns what passes on, whole where both sides have
+// the same link header.
+func (r *relay) look(direction int, f Received) (header []byte, rest frame.Span) {
+	var p wire.Packet
+	link := []int{wire.EtherLen, r.kind.link}[direction]
+	if v := wire.Parse(f.Buf, f.N, link, &p); v != wire.OK || !wire.VerifyChecksum(f.Buf, f.N, &p) {
+		r.bad++
+	}
+	if p.Seg.Size > 0 {
+		r.wide[direction]++
+		r.widest[direction] = max(r.widest[direction], f.N)
+	}
+	if len(p.Link) > wire.EtherLen {
+		r.tagged[direction]++
+	}
+	if r.kind.link == wire.EtherLen {
+		return nil, frame.Span{Buf: f.Buf, Len: uint32(f.N)}
+	}
+	return r.relink(direction, &p, f.Buf)
+}
+
+func (r *relay) relink(direction int, p *wire.Packet, b *frame.Buf) ([]byte, frame.Span) {
+	var ether []byte
+	if direction == 1 {
+		ether = append(make([]byte, 12), 8, 0)
+		if p.Key.Family == 6 {
+			ether = append(ether[:12], 0x86, 0xdd)
+		}
+	}
+	dst := make([]byte, wire.MaxHeaders)
+	n, rest := p.Relink(dst, b, ether)
+	return dst[:n], rest
+}
+
+// exchange sends n octets each way over one connection from host to the
+// address of peer, and compares hashes.
+func exchange(t testing.TB, host, peer *testnet.Namespace, address netip.Addr, n int64) {
 	t.Helper()
-	l, err := net_.Peer.Listen("tcp", netip.AddrPortFrom(address, 0).String())
+	l, err := peer.Listen("tcp", netip.AddrPortFrom(address, 0).String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +203,7 @@ func exchange(t testing.TB, net_ *testnet.Net, address netip.Addr, n int64) {
 		}
 		result <- err
 	}()
-	c, err := net_.Host.Dial("tcp", l.Addr().String())
+	c, err := host.Dial("tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,6 +225,7 @@ func sum(h hash.Hash) string { return fmt.Sprintf("%x", h.Sum(nil)) }
 // what was sent and received.
 func both(c net.Conn, n int64) (h [2]hash.Hash, err error) {
 	defer c.Close()
+	c.SetDeadline(time.Now().Add(20 * time.Second))
 	h = [2]hash.Hash{sha256.New(), sha256.New()}
 	sent := make(chan error, 1)
 	go func() {
@@ -220,13 +256,95 @@ func (p *pattern) Read(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// exchangeAll is exchange with every address, and checks that super-segments
+// went both ways.
+func (r *relay) exchangeAll(t *testing.T, host, peer *testnet.Namespace, addresses ...netip.Addr) {
+	t.Helper()
+	for _, a := range addresses {
+		exchange(t, host, peer, a, 16<<20)
+	}
+	r.stop.Store(true)
+	err := <-r.done
+	if r.done <- err; err != nil {
+		t.Fatal(err)
+	}
+	for i, from := range []string{"socket", "wire"} {
+		if r.wide[i] == 0 || r.widest[i] < 60000 {
+			t.Errorf("%d super-segments from the %s, the widest of %d octets", r.wide[i], from, r.widest[i])
+		}
+	}
+}
+
 func TestSuperSegmentsPassBetweenWireAndSocket(t *testing.T) {
 	n := testnet.New(t)
-	r := newRelay(t, n)
-	for _, address := range []netip.Addr{n.PeerIP4, n.PeerIP6} {
-		t.Run(address.String(), func(t *testing.T) { exchange(t, n, address, 64<<20) })
+	r := newRelay(t, n.Host, n.HostIf, uplinkKind{link: wire.EtherLen})
+	r.exchangeAll(t, n.Host, n.Peer, n.PeerIP4, n.PeerIP6)
+}
+
+func TestSuperSegmentsPassInAVLAN(t *testing.T) {
+	n := testnet.New(t)
+	in(t, n.Peer, func() error { tagTCP(t, index(t, n.PeerIf)); return nil })
+	r := newRelay(t, n.Host, n.HostIf, uplinkKind{wire.EtherLen, true})
+	r.exchangeAll(t, n.Host, n.Peer, n.PeerIP4, n.PeerIP6)
+	if r.tagged[0] == 0 || r.tagged[1] == 0 {
+		t.Errorf("frames with tags: %d", r.tagged)
 	}
-	t.Cleanup(func() {
-		t.Logf("super-segments %d, widest %d; %d frames were not sound", r.wide, r.widest, r.bad)
+}
+
+// addTUN makes a TUN in ns, called tun0, with the offloads of a TAP.
+func addTUN(t testing.TB, ns *testnet.Namespace, addresses ...netip.Addr) *os.File {
+	t.Helper()
+	var file *os.File
+	in(t, ns, func() error {
+		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		_, err = makeTun(fd, "tun0", unix.IFF_TUN)
+		file = os.NewFile(uintptr(fd), "tun0") // not before it has a queue to poll
+		return err
 	})
+	if err := ns.Configure("tun0", addresses...); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// cable copies packets from one TUN to another until one is closed.
+func cable(from, to *os.File) {
+	b := make([]byte, frame.Large)
+	for {
+		n, err := from.Read(b)
+		if err != nil {
+			return
+		}
+		if _, err := to.Write(b[:n]); errors.Is(err, os.ErrClosed) {
+			return
+		}
+	}
+}
+
+func TestSuperSegmentsPassWithoutLinkHeader(t *testing.T) {
+	host, peer := namespace(t), namespace(t)
+	a4, b4 := netip.MustParseAddr("10.79.0.1"), netip.MustParseAddr("10.79.0.2")
+	a6, b6 := netip.MustParseAddr("fd79::1"), netip.MustParseAddr("fd79::2")
+	a, b := addTUN(t, host, a4, a6), addTUN(t, peer, b4, b6)
+	go cable(a, b)
+	go cable(b, a)
+	t.Cleanup(func() {
+		a.Close()
+		b.Close()
+	})
+	r := newRelay(t, host, "tun0", uplinkKind{})
+	r.exchangeAll(t, host, peer, b4, b6)
+}
+
+func namespace(t testing.TB) *testnet.Namespace {
+	t.Helper()
+	ns, err := testnet.NewNamespace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ns.Close() })
+	return ns
 }

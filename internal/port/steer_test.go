@@ -25,18 +25,18 @@ const (
 
 func htons(v uint16) int32 { return int32(v>>8 | v<<8) }
 
-// onTCP runs then for TCP over IPv4 or IPv6 behind a plain Ethernet header,
-// and returns otherwise for the rest. R6 is the skb.
-func onTCP(otherwise int32, then asm.Instructions) asm.Instructions {
+// onTCP runs then for TCP over IPv4 or IPv6 behind a link header of so many
+// octets, and returns otherwise for the rest. R6 is the skb.
+func onTCP(link, otherwise int32, then asm.Instructions) asm.Instructions {
 	in := asm.Instructions{
 		asm.LoadMem(asm.R7, asm.R6, skbProtocol, asm.Word),
 		asm.JEq.Imm(asm.R7, htons(unix.ETH_P_IP), "v4"),
 		asm.JEq.Imm(asm.R7, htons(unix.ETH_P_IPV6), "v6"),
 		asm.Mov.Imm(asm.R0, otherwise).WithSymbol("other"),
 		asm.Return(),
-		asm.LoadAbs(14+9, asm.Byte).WithSymbol("v4"),
+		asm.LoadAbs(link+9, asm.Byte).WithSymbol("v4"),
 		asm.Ja.Label("protocol"),
-		asm.LoadAbs(14+6, asm.Byte).WithSymbol("v6"),
+		asm.LoadAbs(link+6, asm.Byte).WithSymbol("v6"),
 		asm.JNE.Imm(asm.R0, unix.IPPROTO_TCP, "other").WithSymbol("protocol"),
 	}
 	return append(in, then...)
@@ -98,15 +98,70 @@ func attach(t testing.TB, ifindex int, where ebpf.AttachType, in asm.Instruction
 	t.Cleanup(func() { l.Close() })
 }
 
-// steer joins uplink and TAP as the product does.
-func steer(t testing.TB, uplink, tap int) {
+// addEthernet puts an Ethernet header in front of a frame that has none.
+func addEthernet() asm.Instructions {
+	return asm.Instructions{
+		asm.Mov.Reg(asm.R1, asm.R6),
+		asm.Mov.Imm(asm.R2, 14),
+		asm.Mov.Imm(asm.R3, 0),
+		asm.FnSkbChangeHead.Call(),
+		asm.StoreMem(asm.R10, -8, asm.R7, asm.Half), // R7 is the EtherType
+		asm.Mov.Reg(asm.R1, asm.R6),
+		asm.Mov.Imm(asm.R2, 12),
+		asm.Mov.Reg(asm.R3, asm.R10),
+		asm.Add.Imm(asm.R3, -8),
+		asm.Mov.Imm(asm.R4, 2),
+		asm.Mov.Imm(asm.R5, 0),
+		asm.FnSkbStoreBytes.Call(),
+	}
+}
+
+// pushTag and popTag are VLAN 7, for kernels without VLAN interfaces.
+func pushTag() asm.Instructions {
+	return asm.Instructions{
+		asm.Mov.Reg(asm.R1, asm.R6),
+		asm.Mov.Imm(asm.R2, htons(unix.ETH_P_8021Q)),
+		asm.Mov.Imm(asm.R3, 7),
+		asm.FnSkbVlanPush.Call(),
+	}
+}
+
+func popTag() asm.Instructions {
+	return asm.Instructions{asm.Mov.Reg(asm.R1, asm.R6), asm.FnSkbVlanPop.Call()}
+}
+
+// tagTCP puts all TCP of an interface into VLAN 7.
+func tagTCP(t testing.TB, ifindex int) {
 	t.Helper()
+	attach(t, ifindex, ebpf.AttachTCXEgress, join(
+		marked(-1, answer(actOK)), onTCP(14, actOK, join(pushTag(), answer(actOK)))))
+	attach(t, ifindex, ebpf.AttachTCXIngress, join(
+		marked(-1, answer(actOK)), popTag(), answer(actOK)))
+}
+
+// An uplinkKind is what steer has to know of an uplink.
+type uplinkKind struct {
+	link   int  // octets of link header
+	tagged bool // all TCP in VLAN 7
+}
+
+// steer joins an uplink and a TAP as the product does.
+func steer(t testing.TB, uplink, tap int, kind uplinkKind) {
+	t.Helper()
+	var out, in asm.Instructions
+	if kind.link == 0 {
+		out = addEthernet()
+	}
+	if kind.tagged {
+		out, in = pushTag(), popTag()
+	}
+	link := int32(kind.link)
 	attach(t, uplink, ebpf.AttachTCXEgress, join(
 		marked(testWire, join(setMark(0), answer(actOK))),
-		onTCP(actOK, redirect(tap, 0))))
+		onTCP(link, actOK, join(out, redirect(tap, 0)))))
 	attach(t, uplink, ebpf.AttachTCXIngress, join(
-		marked(testInject, join(setMark(0), answer(actOK))),
-		onTCP(actOK, answer(actShot))))
+		marked(testInject, join(setMark(0), in, answer(actOK))),
+		onTCP(link, actOK, answer(actShot))))
 	attach(t, tap, ebpf.AttachTCXIngress, join(
 		marked(-1, answer(actOK)),
 		setMark(testInject),
@@ -114,8 +169,8 @@ func steer(t testing.TB, uplink, tap int) {
 }
 
 // wireFilter admits TCP that comes from the wire.
-func wireFilter(t testing.TB) int {
+func wireFilter(t testing.TB, kind uplinkKind) int {
 	return program(t, ebpf.SocketFilter, join(
 		marked(testInject, answer(0)),
-		onTCP(0, answer(1<<20)))).FD()
+		onTCP(int32(kind.link), 0, answer(1<<20)))).FD()
 }
