@@ -62,13 +62,13 @@ func (s *Set) load(c Config) error {
 	spec.Maps[steerMapBlocks].MaxEntries = c.MaxConnections
 	spec.Maps[steerMapFlows].MaxEntries = c.MaxConnections
 	if err := spec.LoadAndAssign(&s.steer, nil); err != nil {
-		return missing("steering programs", "6.6", err)
+		return Missing("steering programs", "6.6", err)
 	}
 	if s.control, err = shm.MapControl(s.ControlFD()); err != nil {
-		return missing("mmapable BPF arrays", "5.5", err)
+		return Missing("mmapable BPF arrays", "5.5", err)
 	}
 	if s.blocks, err = shm.MapBlocks(s.BlocksFD(), int(c.MaxConnections)); err != nil {
-		return missing("mmapable BPF arrays", "5.5", err)
+		return Missing("mmapable BPF arrays", "5.5", err)
 	}
 	return s.probe.load()
 }
@@ -124,7 +124,7 @@ func attach(ifindex int, p *ebpf.Program, at ebpf.AttachType) (link.Link, error)
 		Attach:    at,
 		Anchor:    link.Head(),
 	})
-	return l, missing("tcx", "6.6", err)
+	return l, Missing("tcx", "6.6", err)
 }
 
 // AttachHostPort makes an interface the host port: S's frames are turned to

@@ -25,9 +25,9 @@ func (m *MissingFeature) Error() string {
 
 func (m *MissingFeature) Unwrap() error { return m.Err }
 
-// missing makes err a MissingFeature if it says that the kernel does not know
+// Missing makes err a *MissingFeature if it says that the kernel does not know
 // or not permit something.
-func missing(feature, since string, err error) error {
+func Missing(feature, since string, err error) error {
 	for _, sign := range []error{ebpf.ErrNotSupported, unix.EPERM, unix.EACCES, unix.EINVAL, unix.EOPNOTSUPP, unix.ENOSYS} {
 		if errors.Is(err, sign) {
 			return &MissingFeature{feature, since, err}

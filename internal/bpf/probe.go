@@ -33,11 +33,11 @@ type prober struct {
 
 func (p *prober) load() error {
 	if err := loadProbeObjects(&p.probeObjects, nil); err != nil {
-		return missing("probe of sockets (bpf_skc_lookup_tcp, bpf_loop)", "5.17", err)
+		return Missing("probe of sockets (bpf_skc_lookup_tcp, bpf_loop)", "5.17", err)
 	}
 	mem, err := unix.Mmap(p.Batches.FD(), 0, pages(unsafe.Sizeof(batch{})), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
-		return missing("mmapable BPF arrays", "5.5", err)
+		return Missing("mmapable BPF arrays", "5.5", err)
 	}
 	p.batch = (*batch)(unsafe.Pointer(&mem[0]))
 	return nil
@@ -77,7 +77,7 @@ func (s *Set) Probe(keys []flow.Key, out []abi.KernelState) error {
 	for len(keys) > 0 {
 		n := min(len(keys), maxBatch)
 		if err := s.probe.run(keys[:n], out[:n], uplink); err != nil {
-			return fmt.Errorf("probe %d flows: %w", n, missing("probe of sockets (BPF_PROG_TEST_RUN)", "5.10", err))
+			return fmt.Errorf("probe %d flows: %w", n, Missing("probe of sockets (BPF_PROG_TEST_RUN)", "5.10", err))
 		}
 		keys, out = keys[n:], out[n:]
 	}

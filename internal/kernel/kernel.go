@@ -4,8 +4,6 @@
 package kernel
 
 import (
-	"context"
-	"errors"
 	"net"
 	"net/netip"
 
@@ -47,6 +45,7 @@ const (
 	AddressChanged
 	RouteChanged
 	NeighbourChanged
+	Overrun // changes were lost: anything may have changed
 )
 
 // A Change is something that may alter where packets go.
@@ -60,23 +59,3 @@ type Change struct {
 	Address  netip.Addr       // NeighbourChanged
 	Hardware net.HardwareAddr // NeighbourChanged, LinkChanged
 }
-
-// Sockets lists the TCP connections of the calling thread's namespace.
-func Sockets() ([]Socket, error) { return nil, errors.ErrUnsupported }
-
-// FindOwners fills in who holds the sockets.
-func FindOwners(socks []Socket) error { return errors.ErrUnsupported }
-
-// RouteTo finds the way of a flow's packets.
-func RouteTo(id flow.ID, mark uint32, boundIf int) (Route, error) {
-	return Route{}, errors.ErrUnsupported
-}
-
-// NATed reports whether conntrack rewrites the flow's addresses or ports.
-func NATed(id flow.ID) (bool, error) { return false, errors.ErrUnsupported }
-
-// XFRM reports whether an IPsec policy applies to the flow.
-func XFRM(id flow.ID) (bool, error) { return false, errors.ErrUnsupported }
-
-// Watch tells changes of the calling thread's namespace until ctx is done.
-func Watch(ctx context.Context) (<-chan Change, error) { return nil, errors.ErrUnsupported }

@@ -1,0 +1,149 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"toehold/internal/flow"
+)
+
+// NATed reports whether this host rewrites the flow's addresses or ports, as
+// conntrack of the calling thread's namespace has it. A kernel without
+// conntrack rewrites nothing.
+func NATed(id flow.ID) (bool, error) {
+	status, err := conntrackStatus(id)
+	switch {
+	case errors.Is(err, unix.ENOENT), absent(err):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("conntrack of %v: %w", id, err)
+	}
+	return status&natMask != 0, nil
+}
+
+// absent reports whether an error says that the kernel lacks a subsystem of
+// netlink.
+func absent(err error) bool {
+	return errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL)
+}
+
+// Of include/uapi/linux/netfilter/nf_conntrack_common.h and
+// nfnetlink_conntrack.h.
+const (
+	natMask     = 1<<4 | 1<<5 // IPS_NAT_MASK: source, destination
+	subsystem   = 1           // NFNL_SUBSYS_CTNETLINK
+	get         = 1           // IPCTNL_MSG_CT_GET
+	tupleOrig   = 1           // CTA_TUPLE_ORIG
+	tupleIP     = 1           // CTA_TUPLE_IP
+	tupleProto  = 2           // CTA_TUPLE_PROTO
+	status      = 3           // CTA_STATUS
+	generic     = 4           // octets of struct nfgenmsg
+	protoNumber = 1           // CTA_PROTO_NUM
+	protoSource = 2           // CTA_PROTO_SRC_PORT
+	protoDest   = 3           // CTA_PROTO_DST_PORT
+	sourceIP4   = 1           // CTA_IP_V4_SRC, and CTA_IP_V4_DST after it
+	sourceIP6   = 3           // CTA_IP_V6_SRC, and CTA_IP_V6_DST after it
+	typeMask    = 0x3fff      // NLA_TYPE_MASK
+)
+
+// conntrackStatus asks for the entry of the tuple that S's packets have
+// before anything is rewritten; the kernel finds an entry by its tuple in
+// either direction.
+func conntrackStatus(id flow.ID) (uint32, error) {
+	request := nl.NewNetlinkRequest(subsystem<<8|get, 0)
+	family, source := unix.AF_INET, sourceIP4
+	if !id.Is4() {
+		family, source = unix.AF_INET6, sourceIP6
+	}
+	request.AddData(&nl.Nfgenmsg{NfgenFamily: uint8(family)})
+	tuple := nl.NewRtAttr(unix.NLA_F_NESTED|tupleOrig, nil)
+	ip := tuple.AddRtAttr(unix.NLA_F_NESTED|tupleIP, nil)
+	ip.AddRtAttr(source, id.Local.Addr().AsSlice())
+	ip.AddRtAttr(source+1, id.Remote.Addr().AsSlice())
+	proto := tuple.AddRtAttr(unix.NLA_F_NESTED|tupleProto, nil)
+	proto.AddRtAttr(protoNumber, []byte{unix.IPPROTO_TCP})
+	proto.AddRtAttr(protoSource, nl.BEUint16Attr(id.Local.Port()))
+	proto.AddRtAttr(protoDest, nl.BEUint16Attr(id.Remote.Port()))
+	request.AddData(tuple)
+	answers, err := request.Execute(unix.NETLINK_NETFILTER, 0)
+	if err != nil {
+		return 0, err
+	}
+	if len(answers) == 0 {
+		return 0, unix.ENOENT
+	}
+	return statusOf(answers[0])
+}
+
+// statusOf finds CTA_STATUS in an answer.
+func statusOf(answer []byte) (uint32, error) {
+	if len(answer) < generic {
+		return 0, fmt.Errorf("answer of %d octets", len(answer))
+	}
+	attributes, err := nl.ParseRouteAttr(answer[generic:])
+	if err != nil {
+		return 0, err
+	}
+	for _, a := range attributes {
+		if a.Attr.Type&typeMask == status && len(a.Value) >= 4 {
+			return binary.BigEndian.Uint32(a.Value), nil
+		}
+	}
+	return 0, errors.New("answer without a status")
+}
+
+// XFRM reports whether an IPsec policy of the calling thread's namespace
+// applies to the flow, in either direction. Policies that a program sets on
+// its own socket are not seen.
+func XFRM(id flow.ID) (bool, error) {
+	family := netlink.FAMILY_V4
+	if !id.Is4() {
+		family = netlink.FAMILY_V6
+	}
+	policies, err := netlink.XfrmPolicyList(family)
+	if absent(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("xfrm policies: %w", err)
+	}
+	for i := range policies {
+		if applies(&policies[i], id) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// applies reports whether a policy selects the flow and changes its packets.
+// One that only lets them pass as they are is none.
+func applies(p *netlink.XfrmPolicy, id flow.ID) bool {
+	if p.Action == netlink.XFRM_POLICY_ALLOW && len(p.Tmpls) == 0 {
+		return false
+	}
+	switch p.Dir {
+	case netlink.XFRM_DIR_OUT:
+		return selects(p, id.Local, id.Remote)
+	case netlink.XFRM_DIR_IN:
+		return selects(p, id.Remote, id.Local)
+	}
+	return false
+}
+
+func selects(p *netlink.XfrmPolicy, source, destination netip.AddrPort) bool {
+	return (p.Proto == 0 || p.Proto == unix.IPPROTO_TCP) &&
+		inNetwork(p.Src, source.Addr()) && inNetwork(p.Dst, destination.Addr()) &&
+		(p.SrcPort == 0 || p.SrcPort == int(source.Port())) &&
+		(p.DstPort == 0 || p.DstPort == int(destination.Port()))
+}
+
+func inNetwork(n *net.IPNet, a netip.Addr) bool {
+	return n == nil || n.Contains(a.AsSlice())
+}

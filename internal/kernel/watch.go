@@ -1,0 +1,211 @@
+package kernel
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// Watch tells the changes of links, addresses, routes and neighbours of the
+// calling thread's namespace, in the kernel's order, until ctx is done; then
+// it closes the channel. A reader that is so slow that the kernel had to
+// throw changes away is told so by an Overrun.
+func Watch(ctx context.Context) (<-chan Change, error) {
+	file, err := subscribe()
+	if err != nil {
+		return nil, fmt.Errorf("watch for changes: %w", err)
+	}
+	changes := make(chan Change, 64)
+	context.AfterFunc(ctx, func() { file.Close() }) // ends the Read
+	go func() {
+		defer close(changes)
+		defer file.Close()
+		watch(ctx, file, changes)
+	}()
+	return changes, nil
+}
+
+// subscribe opens a netlink socket that joins all groups of interest.
+func subscribe() (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, err
+	}
+	var groups uint32
+	for _, g := range []int{
+		unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH,
+		unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE,
+		unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE,
+	} {
+		groups |= 1 << (g - 1)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "netlink"), nil
+}
+
+func watch(ctx context.Context, file *os.File, changes chan<- Change) {
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := file.Read(buf)
+		if err != nil && !errors.Is(err, unix.ENOBUFS) {
+			return
+		}
+		list := []Change{{Kind: Overrun}}
+		if err == nil {
+			list = parseChanges(buf[:n])
+		}
+		for _, c := range list {
+			select {
+			case changes <- c:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// parseChanges reads one datagram. What cannot be read may be anything.
+func parseChanges(datagram []byte) []Change {
+	messages, err := syscall.ParseNetlinkMessage(datagram)
+	if err != nil {
+		return []Change{{Kind: Overrun}}
+	}
+	var list []Change
+	for i := range messages {
+		if c, ok := parseChange(&messages[i]); ok {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
+func parseChange(m *syscall.NetlinkMessage) (Change, bool) {
+	var c Change
+	ok := false
+	switch m.Header.Type {
+	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
+		c, ok = linkChange(m.Data)
+	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
+		c, ok = addressChange(m.Data)
+	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
+		c, ok = routeChange(m.Data)
+	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
+		c, ok = neighbourChange(m.Data)
+	default:
+		return c, false
+	}
+	if !ok {
+		return Change{Kind: Overrun}, true
+	}
+	switch m.Header.Type {
+	case unix.RTM_DELLINK, unix.RTM_DELADDR, unix.RTM_DELROUTE, unix.RTM_DELNEIGH:
+		c.Gone = true
+	}
+	return c, true
+}
+
+func linkChange(data []byte) (Change, bool) {
+	if len(data) < unix.SizeofIfInfomsg {
+		return Change{}, false
+	}
+	attributes, err := nl.ParseRouteAttr(data[unix.SizeofIfInfomsg:])
+	if err != nil {
+		return Change{}, false
+	}
+	flags := binary.NativeEndian.Uint32(data[8:])
+	const up = unix.IFF_UP | unix.IFF_RUNNING
+	c := Change{
+		Kind:    LinkChanged,
+		Ifindex: int(int32(binary.NativeEndian.Uint32(data[4:]))),
+		Up:      flags&up == up,
+	}
+	for _, a := range attributes {
+		switch {
+		case a.Attr.Type == unix.IFLA_MTU && len(a.Value) >= 4:
+			c.MTU = int(binary.NativeEndian.Uint32(a.Value))
+		case a.Attr.Type == unix.IFLA_ADDRESS:
+			c.Hardware = net.HardwareAddr(append([]byte(nil), a.Value...))
+		}
+	}
+	return c, true
+}
+
+func addressChange(data []byte) (Change, bool) {
+	if len(data) < unix.SizeofIfAddrmsg {
+		return Change{}, false
+	}
+	attributes, err := nl.ParseRouteAttr(data[unix.SizeofIfAddrmsg:])
+	if err != nil {
+		return Change{}, false
+	}
+	c := Change{Kind: AddressChanged, Ifindex: int(binary.NativeEndian.Uint32(data[4:]))}
+	for _, a := range attributes {
+		// With a peer (point to point), IFA_LOCAL is this end.
+		if a.Attr.Type == unix.IFA_LOCAL || a.Attr.Type == unix.IFA_ADDRESS && !c.Prefix.IsValid() {
+			c.Prefix = prefix(a.Value, data[1])
+		}
+	}
+	return c, true
+}
+
+func routeChange(data []byte) (Change, bool) {
+	if len(data) < unix.SizeofRtMsg {
+		return Change{}, false
+	}
+	attributes, err := nl.ParseRouteAttr(data[unix.SizeofRtMsg:])
+	if err != nil {
+		return Change{}, false
+	}
+	c := Change{Kind: RouteChanged, Prefix: prefix(make([]byte, 4), 0)}
+	if data[0] == unix.AF_INET6 {
+		c.Prefix = prefix(make([]byte, 16), 0)
+	}
+	for _, a := range attributes {
+		switch {
+		case a.Attr.Type == unix.RTA_DST:
+			c.Prefix = prefix(a.Value, data[1])
+		case a.Attr.Type == unix.RTA_OIF && len(a.Value) >= 4:
+			c.Ifindex = int(binary.NativeEndian.Uint32(a.Value))
+		}
+	}
+	return c, true
+}
+
+func prefix(address []byte, bits uint8) netip.Prefix {
+	a, _ := netip.AddrFromSlice(address)
+	return netip.PrefixFrom(a, int(bits))
+}
+
+func neighbourChange(data []byte) (Change, bool) {
+	const header = 12 // struct ndmsg
+	if len(data) < header {
+		return Change{}, false
+	}
+	attributes, err := nl.ParseRouteAttr(data[header:])
+	if err != nil {
+		return Change{}, false
+	}
+	c := Change{Kind: NeighbourChanged, Ifindex: int(int32(binary.NativeEndian.Uint32(data[4:])))}
+	c.Gone = binary.NativeEndian.Uint16(data[8:])&usable == 0
+	for _, a := range attributes {
+		switch a.Attr.Type {
+		case netlink.NDA_DST:
+			c.Address, _ = netip.AddrFromSlice(a.Value)
+		case netlink.NDA_LLADDR:
+			c.Hardware = net.HardwareAddr(append([]byte(nil), a.Value...))
+		}
+	}
+	return c, true
+}
