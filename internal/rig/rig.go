@@ -130,12 +130,14 @@ func (r *Rig) Log() string { return r.log.String() }
 func (r *Rig) Close() error {
 	r.closing.Do(func() {
 		r.Control.Close()
-		r.closed = errors.Join(r.stopDaemon(), r.Net.Close(), os.RemoveAll(r.folder))
+		r.closed = errors.Join(r.StopDaemon(), r.Net.Close(), os.RemoveAll(r.folder))
 	})
 	return r.closed
 }
 
-func (r *Rig) stopDaemon() error {
+// StopDaemon has the daemon upload everything and end; a daemon that does not
+// end well is an error.
+func (r *Rig) StopDaemon() error {
 	if r.daemon == nil || r.daemon.Process == nil {
 		return nil
 	}
@@ -146,6 +148,19 @@ func (r *Rig) stopDaemon() error {
 		return fmt.Errorf("the daemon ended with %s: %s", state, r.log)
 	}
 	return nil
+}
+
+// KillDaemon sends the daemon SIGKILL and returns when it has ended.
+func (r *Rig) KillDaemon() error {
+	if err := r.daemon.Process.Kill(); err != nil {
+		return err
+	}
+	select {
+	case <-r.ended:
+		return nil
+	case <-time.After(stopTimeout):
+		return errors.New("the daemon does not end of SIGKILL")
+	}
 }
 
 // Stop sends a process SIGTERM, and SIGKILL when it takes too long to end;

@@ -1,0 +1,292 @@
+package programs
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"toehold/internal/rig"
+)
+
+// A dialogue is a connection with octets going both ways until it is told to
+// end, both ends of it hashed by the peer: the program sends back what it
+// gets.
+type dialogue struct {
+	conn   net.Conn
+	octets atomic.Int64
+	stop   chan struct{}
+	done   chan error
+}
+
+// echoProgram is a server for any number of connections that sends back all
+// that it gets.
+func echoProgram(t *testing.T, r *rig.Rig) map[string]netip.AddrPort {
+	t.Helper()
+	at := map[string]netip.AddrPort{}
+	for family, a := range families(r.Net) {
+		p := startProgram(t, r.Net.Host, "/proc/self/exe", programName, "echo", netip.AddrPortFrom(a, 0).String())
+		at[family] = p.address
+	}
+	return at
+}
+
+// runEcho is that server's main function.
+func runEcho(address string) error {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return err
+	}
+	fmt.Println(l.Addr())
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		go func() {
+			io.Copy(struct{ io.Writer }{c}, struct{ io.Reader }{c})
+			c.(*net.TCPConn).CloseWrite()
+			c.Close()
+		}()
+	}
+}
+
+func startDialogue(t *testing.T, r *rig.Rig, at netip.AddrPort, seed uint64) *dialogue {
+	t.Helper()
+	c, err := r.Net.Peer.Dial("tcp", at.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.SetDeadline(time.Now().Add(exchangeTimeout))
+	d := &dialogue{conn: c, stop: make(chan struct{}), done: make(chan error, 1)}
+	go func() { d.done <- d.run(seed) }()
+	return d
+}
+
+func (d *dialogue) run(seed uint64) error {
+	defer d.conn.Close()
+	out, in := sha256.New(), sha256.New()
+	var wg sync.WaitGroup
+	var sent error
+	wg.Go(func() {
+		sent = d.talk(io.TeeReader(rig.NewStream(seed), out))
+		sent = errors.Join(sent, d.conn.(*net.TCPConn).CloseWrite())
+	})
+	_, err := io.Copy(in, &counting{d.conn, &d.octets})
+	wg.Wait()
+	if err := errors.Join(sent, err); err != nil {
+		return err
+	}
+	if rig.Hex(out) != rig.Hex(in) {
+		return fmt.Errorf("of %d octets others came back than were sent", d.octets.Load())
+	}
+	return nil
+}
+
+// talk sends until it is told to stop, at a pace that leaves the machine some
+// time for deaths.
+func (d *dialogue) talk(from io.Reader) error {
+	for {
+		select {
+		case <-d.stop:
+			return nil
+		default:
+		}
+		if err := paced(d.conn, from, paceOctets); err != nil {
+			return err
+		}
+	}
+}
+
+type counting struct {
+	io.Reader
+	octets *atomic.Int64
+}
+
+func (c *counting) Read(b []byte) (int, error) {
+	n, err := c.Reader.Read(b)
+	c.octets.Add(int64(n))
+	return n, err
+}
+
+// awaitMore returns when every dialogue has gone on.
+func awaitMore(t *testing.T, all []*dialogue) {
+	t.Helper()
+	for i, d := range all {
+		before := d.octets.Load()
+		for begin := time.Now(); d.octets.Load() == before; time.Sleep(time.Millisecond) {
+			if time.Since(begin) > 10*time.Second {
+				t.Fatalf("dialogue %d stands still after %d octets", i, before)
+			}
+		}
+	}
+}
+
+// end ends the dialogues, and every one must have been perfect.
+func end(t *testing.T, all []*dialogue) {
+	t.Helper()
+	for _, d := range all {
+		close(d.stop)
+	}
+	for i, d := range all {
+		if err := <-d.done; err != nil {
+			t.Errorf("dialogue %d: %v", i, err)
+		}
+	}
+}
+
+func startDialogues(t *testing.T, r *rig.Rig) []*dialogue {
+	var all []*dialogue
+	for family, at := range echoProgram(t, r) {
+		for i := range 3 {
+			all = append(all, startDialogue(t, r, at, uint64(len(family)*100+i)))
+		}
+	}
+	awaitMore(t, all)
+	return all
+}
+
+// offloadAll moves all dialogues; a device that has just started may refuse
+// for a moment.
+func offloadAll(t *testing.T, r *rig.Rig, n int) {
+	t.Helper()
+	for begin := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		result, err := r.Offload(t.Context(), rig.All)
+		if err != nil {
+			t.Fatal(err)
+		}
+		on := len(result.Moved)
+		for _, refused := range result.Refused {
+			if refused.Reason == "already-on-device" {
+				on++
+			}
+		}
+		if on == n {
+			return
+		}
+		if time.Since(begin) > 10*time.Second {
+			t.Fatalf("%d of %d are on the device; refused %v", on, n, result.Refused)
+		}
+	}
+}
+
+// seed is random, and can be given to play a failure again.
+func seed(t *testing.T) uint64 {
+	s := uint64(time.Now().UnixNano())
+	if given, err := strconv.ParseUint(os.Getenv("TOEHOLD_SEED"), 10, 64); err == nil {
+		s = given
+	}
+	t.Logf("TOEHOLD_SEED=%d", s)
+	return s
+}
+
+// The device is killed at random moments, the middle of a move among them.
+func TestDeathsOfTheDevice(t *testing.T) {
+	const deaths = 8
+	r := newRig(t)
+	all := startDialogues(t, r)
+	random := rand.New(rand.NewPCG(seed(t), 2))
+	ctx, cancel := context.WithTimeout(t.Context(), exchangeTimeout)
+	defer cancel()
+	for death := range deaths {
+		if death%2 == 0 {
+			offloadAll(t, r, len(all)) // it dies while it owns them
+		}
+		var moving sync.WaitGroup
+		moving.Go(func() {
+			r.Offload(ctx, rig.All)
+			r.Upload(ctx, rig.All)
+		})
+		time.Sleep(time.Duration(random.Int64N(int64(30 * time.Millisecond))))
+		old, err := r.KillDevice(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		awaitMore(t, all)
+		if _, err := r.AwaitDevice(ctx, old); err != nil {
+			t.Fatal(err)
+		}
+		moving.Wait()
+	}
+	offloadAll(t, r, len(all))
+	awaitMore(t, all)
+	end(t, all)
+	awaitNothingOffloaded(t, r)
+}
+
+// A device that hangs is shut off by its stale heartbeat, in the kernel.
+func TestDeviceThatHangs(t *testing.T) {
+	r := newRig(t)
+	all := startDialogues(t, r)
+	offloadAll(t, r, len(all))
+	d, err := r.Device(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(d.PID, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	awaitMore(t, all)
+	ctx, cancel := context.WithTimeout(t.Context(), exchangeTimeout)
+	defer cancel()
+	if _, err := r.AwaitDevice(ctx, d.PID); err != nil {
+		t.Fatal(err)
+	}
+	offloadAll(t, r, len(all))
+	awaitMore(t, all)
+	end(t, all)
+}
+
+// Driver and device die together; the connections are the kernel's.
+func TestDeathOfTheDaemon(t *testing.T) {
+	r, err := rig.Start(t.Context(), rig.Options{Name: "prog"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if r.Close() == nil {
+			t.Error("a daemon that was killed ended well")
+		}
+	})
+	all := startDialogues(t, r)
+	offloadAll(t, r, len(all))
+	device, err := r.Device(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.KillDaemon(); err != nil {
+		t.Fatal(err)
+	}
+	awaitMore(t, all)
+	if err := syscall.Kill(device.PID, 0); err != syscall.ESRCH {
+		t.Errorf("the device outlives its driver: %v", err)
+	}
+	end(t, all)
+}
+
+// SIGTERM brings every connection home first.
+func TestEndOfTheDaemon(t *testing.T) {
+	r, err := rig.Start(t.Context(), rig.Options{Name: "prog"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	all := startDialogues(t, r)
+	offloadAll(t, r, len(all))
+	if err := r.StopDaemon(); err != nil {
+		t.Error(err)
+	}
+	awaitMore(t, all)
+	end(t, all)
+}
