@@ -46,7 +46,10 @@ func ParseEndpoint(s string) (Endpoint, error) {
 			return Endpoint{Port: uint16(n)}, nil
 		}
 	}
-	bare := strings.TrimSuffix(strings.TrimPrefix(s, "["), "]")
+	bare := s
+	if inner, ok := strings.CutPrefix(s, "["); ok && strings.HasSuffix(inner, "]") {
+		bare = strings.TrimSuffix(inner, "]")
+	}
 	if a, err := netip.ParseAddr(bare); err == nil {
 		return Endpoint{Addr: a.Unmap().WithZone("")}, nil
 	}
@@ -171,12 +174,14 @@ func ParseSelector(q url.Values) (Selector, error) {
 func (s *Selector) set(key, value string) (err error) {
 	switch key {
 	case "all":
-		s.All, err = strconv.ParseBool(value)
+		if s.All, err = strconv.ParseBool(value); err != nil {
+			err = fmt.Errorf("all is true or false, not %q", value)
+		}
 	case "id":
 		s.ID, err = abi.ParseHWID(value)
 	case "pid":
-		if s.PID, err = strconv.Atoi(value); err == nil && s.PID <= 0 {
-			err = fmt.Errorf("%d is no process id", s.PID)
+		if s.PID, err = strconv.Atoi(value); err != nil || s.PID <= 0 {
+			err = fmt.Errorf("%q is no process id", value)
 		}
 	case "local":
 		s.Local, err = ParseEndpoint(value)
