@@ -57,7 +57,7 @@ func (c *Conn) outside(now mono.Time, seg *wire.Segment) Event {
 		}
 		return Probed
 	case before:
-		return c.duplicate(seg, seg.Payload.Len)
+		return c.duplicate(now, seg, seg.Payload.Len)
 	}
 	c.reply(now, seg)
 	return Dropped

@@ -69,7 +69,7 @@ func (c *Conn) windowUpdate(seg *wire.Segment) bool {
 	s := &c.snd
 	wnd := uint32(seg.Window) << s.wscale
 	newer := s.una.Less(seg.Ack) || s.wl1.Less(seg.Seq) ||
-		s.wl1 == seg.Seq && s.edge.Less(seg.Ack.Add(wnd))
+		s.wl1 == seg.Seq && (wnd == 0 || s.edge.Less(seg.Ack.Add(wnd)))
 	if !newer {
 		return false
 	}

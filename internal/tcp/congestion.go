@@ -64,7 +64,7 @@ func (g *congestion) segments(octets uint32) uint32 {
 // floor follows a change of the segment size: the window holds one at least.
 func (g *congestion) floor(mss uint32) {
 	g.mss = mss
-	g.cwnd = max(g.cwnd, mss)
+	g.cwnd, g.ssthresh = max(g.cwnd, mss), max(g.ssthresh, 2*mss)
 }
 
 // onAck grows the window by acked octets, outside of fast recovery. A window

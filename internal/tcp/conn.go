@@ -62,6 +62,9 @@ func (c *Conn) restoreState(now mono.Time, s *tcb.Snapshot) {
 	if s.FINQueued {
 		c.localClose()
 	}
+	if !c.through && s.RcvAcked != s.RcvNxt {
+		c.rcv.ackDue = true
+	}
 	if c.state == tcb.TimeWait {
 		c.timer.wait = now.Add(timeWait)
 	}
@@ -105,6 +108,7 @@ func (c *Conn) forget() {
 	c.snd.q.clear()
 	c.snd.q.giveBack()
 	c.rcv.dropOOO()
+	c.rcv.delack, c.rcv.ackDue = 0, false
 	c.loss.sacked = ranges{}
 }
 

@@ -34,7 +34,7 @@ type lossState struct {
 }
 
 func (l *lossState) reset(una seqnum.Value) {
-	*l = lossState{sacked: l.sacked, recover: una, rexmit: una, lostTo: una}
+	*l = lossState{sacked: l.sacked, recover: una - 1, rexmit: una, lostTo: una}
 }
 
 // quiet reports whether nothing is known of losses.
@@ -119,10 +119,18 @@ func (c *Conn) ackedInPhase(acked uint32) {
 }
 
 // lossSeen reports whether the first octet in flight is lost: by what is
-// SACKed, or by three duplicate acknowledgments (RFC 5681, section 3.2).
+// SACKed, or by three duplicate acknowledgments (RFC 5681, section 3.2). Without
+// SACK they may come from what was sent twice in the phase before: the
+// acknowledgment must be of more than that (RFC 6582, section 3.2, step 2).
 func (c *Conn) lossSeen() bool {
-	l := &c.loss
-	return c.snd.flight() > 0 && (c.snd.una.Less(l.lostTo) || l.dupAcks >= dupThresh)
+	l, una := &c.loss, c.snd.una
+	switch {
+	case c.snd.flight() == 0:
+		return false
+	case una.Less(l.lostTo):
+		return true
+	}
+	return l.dupAcks >= dupThresh && (c.rcv.sack || l.recover.Less(una))
 }
 
 // enterRecovery begins fast recovery (RFC 6675, section 5, step 4).

@@ -132,7 +132,7 @@ func (c *Conn) payload(now mono.Time, seg *wire.Segment) Event {
 	}
 	switch {
 	case end.LessEq(r.nxt) && !(fin && end == r.nxt):
-		return c.duplicate(seg, p.Len)
+		return c.duplicate(now, seg, p.Len)
 	case r.nxt.Less(seq):
 		return c.outOfOrder(seg, seq, p, fin)
 	}
@@ -160,10 +160,13 @@ func (r *recvState) highest() seqnum.Value {
 // duplicate answers what was received before. The sender may have lost our
 // acknowledgment, so it gets one at once (RFC 5681, section 4.2), with what
 // was doubled (RFC 2883).
-func (c *Conn) duplicate(seg *wire.Segment, n uint32) Event {
+func (c *Conn) duplicate(now mono.Time, seg *wire.Segment, n uint32) Event {
 	r := &c.rcv
 	c.stats.DupIn += count(n, uint32(seg.Size))
 	r.ackDue = true
+	if c.timer.wait != 0 {
+		c.enterTimeWait(now) // the last acknowledgment was lost: another 2 MSL
+	}
 	if n > 0 {
 		r.report(seqnum.Range{Lo: seg.Seq, Hi: seg.Seq.Add(n)})
 	}
