@@ -1,0 +1,54 @@
+package bpf
+
+import (
+	"runtime"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestDoctorFindsThisMachineWell(t *testing.T) {
+	checks := Doctor()
+	if len(checks) < 15 {
+		t.Errorf("%d checks only", len(checks))
+	}
+	for _, c := range checks {
+		if !c.OK || c.Fix != "" {
+			t.Errorf("%s: %s (fix: %s)", c.Name, c.Detail, c.Fix)
+		}
+	}
+}
+
+// Every check that fails says why and what to do, in one line each.
+func TestDoctorWithoutPrivileges(t *testing.T) {
+	checks := make(chan []Check)
+	go func() {
+		runtime.LockOSThread() // capabilities are the thread's, which ends
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		if err := unix.Capset(&header, &make([]unix.CapUserData, 2)[0]); err != nil {
+			t.Error(err)
+		}
+		checks <- Doctor()
+	}()
+	failed := make(map[string]bool)
+	for _, c := range <-checks {
+		failed[c.Name] = !c.OK
+		if c.OK != (c.Fix == "") || !c.OK && c.Detail == "" || strings.Contains(c.Detail+c.Fix, "\n") {
+			t.Errorf("%+v", c)
+		}
+	}
+	for _, name := range []string{
+		"CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE", "memlock",
+		"mmapable BPF arrays", "steering programs", "tcx", "BPF socket filter on a packet socket",
+		"packet socket with virtio-net header", "TAP with virtio-net header",
+		"iterator over TCP sockets", "socket lookup in a test run",
+	} {
+		if !failed[name] {
+			t.Errorf("%s does not fail without privileges", name)
+		}
+	}
+	if failed["kernel"] {
+		t.Error("the kernel's release needs no privilege")
+	}
+}
