@@ -167,7 +167,7 @@ func redisWorker(ns *testnet.Namespace, network, address string) *worker {
 		deadline, _ := ctx.Deadline()
 		c.SetDeadline(deadline)
 		defer context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })()
-		return setAndGet(c, replies, w.seed)
+		return setAndGet(c, replies, w.network, w.seed)
 	}
 	return w
 }
@@ -175,11 +175,13 @@ func redisWorker(ns *testnet.Namespace, network, address string) *worker {
 // redisSize is the size of a value, in octets.
 const redisSize = 100 << 10
 
-// setAndGet sends a SET and a GET in one go and compares what comes back.
-func setAndGet(c io.Writer, replies *bufio.Reader, seed uint64) (int64, error) {
+// setAndGet sends a SET and a GET in one go and compares what comes back. Each
+// connection has a key of its own.
+func setAndGet(c io.Writer, replies *bufio.Reader, key string, seed uint64) (int64, error) {
 	value := make([]byte, redisSize)
 	rig.NewStream(seed).Read(value)
-	request := fmt.Appendf(nil, "*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$%d\r\n%s\r\n*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n", len(value), value)
+	request := fmt.Appendf(nil, "*3\r\n$3\r\nSET\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n*2\r\n$3\r\nGET\r\n$%d\r\n%s\r\n",
+		len(key), key, len(value), value, len(key), key)
 	if _, err := c.Write(request); err != nil {
 		return 0, err
 	}

@@ -1,8 +1,10 @@
 package programs
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -121,16 +123,31 @@ func (c *counting) Read(b []byte) (int, error) {
 }
 
 // awaitMore returns when every dialogue has gone on.
-func awaitMore(t *testing.T, all []*dialogue) {
+func awaitMore(t *testing.T, r *rig.Rig, all []*dialogue) {
 	t.Helper()
 	for i, d := range all {
 		before := d.octets.Load()
 		for begin := time.Now(); d.octets.Load() == before; time.Sleep(time.Millisecond) {
 			if time.Since(begin) > 10*time.Second {
-				t.Fatalf("dialogue %d stands still after %d octets", i, before)
+				t.Fatalf("dialogue %d stands still after %d octets\n%s", i, before, d.show(r))
 			}
 		}
 	}
+}
+
+// show is what the daemon knows of a dialogue.
+func (d *dialogue) show(r *rig.Rig) string {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	detail, err := r.Control.Show(ctx, rig.Peer(rig.Address(d.conn.LocalAddr())))
+	if err != nil {
+		return err.Error()
+	}
+	b, err := json.MarshalIndent(detail, "", " ")
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
 }
 
 // end ends the dialogues, and every one must have been perfect.
@@ -153,7 +170,7 @@ func startDialogues(t *testing.T, r *rig.Rig) []*dialogue {
 			all = append(all, startDialogue(t, r, at, uint64(len(family)*100+i)))
 		}
 	}
-	awaitMore(t, all)
+	awaitMore(t, r, all)
 	return all
 }
 
@@ -213,14 +230,14 @@ func TestDeathsOfTheDevice(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		awaitMore(t, all)
+		awaitMore(t, r, all)
 		if _, err := r.AwaitDevice(ctx, old); err != nil {
 			t.Fatal(err)
 		}
 		moving.Wait()
 	}
 	offloadAll(t, r, len(all))
-	awaitMore(t, all)
+	awaitMore(t, r, all)
 	end(t, all)
 	awaitNothingOffloaded(t, r)
 }
@@ -237,14 +254,14 @@ func TestDeviceThatHangs(t *testing.T) {
 	if err := syscall.Kill(d.PID, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	awaitMore(t, all)
+	awaitMore(t, r, all)
 	ctx, cancel := context.WithTimeout(t.Context(), exchangeTimeout)
 	defer cancel()
 	if _, err := r.AwaitDevice(ctx, d.PID); err != nil {
 		t.Fatal(err)
 	}
 	offloadAll(t, r, len(all))
-	awaitMore(t, all)
+	awaitMore(t, r, all)
 	end(t, all)
 }
 
@@ -268,11 +285,24 @@ func TestDeathOfTheDaemon(t *testing.T) {
 	if err := r.KillDaemon(); err != nil {
 		t.Fatal(err)
 	}
-	awaitMore(t, all)
-	if err := syscall.Kill(device.PID, 0); err != syscall.ESRCH {
-		t.Errorf("the device outlives its driver: %v", err)
+	awaitMore(t, r, all)
+	if alive(device.PID) {
+		t.Error("the device outlives its driver")
 	}
 	end(t, all)
+}
+
+// alive reports whether a process still runs, and is no zombie that its new
+// parent has not waited for.
+func alive(pid int) bool {
+	for range 500 {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil || bytes.Contains(stat, []byte(") Z ")) {
+			return false
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return true
 }
 
 // SIGTERM brings every connection home first.
@@ -287,6 +317,6 @@ func TestEndOfTheDaemon(t *testing.T) {
 	if err := r.StopDaemon(); err != nil {
 		t.Error(err)
 	}
-	awaitMore(t, all)
+	awaitMore(t, r, all)
 	end(t, all)
 }
