@@ -32,7 +32,7 @@ func (d *Device) Handle(now mono.Time, msg []byte) bool {
 		case abi.Pass:
 			err = d.each(h, octets, func(c *conn) { d.wantPassed(now, h.Batch, c) }, nil)
 		case abi.Release:
-			err = d.each(h, octets, func(c *conn) { d.wantReleased(h.Batch, c) }, nil)
+			err = d.each(h, octets, func(c *conn) { d.wantReleased(now, h.Batch, c) }, nil)
 		case abi.Quit:
 			return false
 		}
@@ -170,8 +170,8 @@ func (d *Device) wantPassed(now mono.Time, batch uint32, c *conn) {
 
 // wantReleased lets c go once the frames that were turned to the device
 // before its flow was un-steered have been passed on.
-func (d *Device) wantReleased(batch uint32, c *conn) {
-	d.passAgain(d.clock(), c)
+func (d *Device) wantReleased(now mono.Time, batch uint32, c *conn) {
+	d.passAgain(now, c)
 	c.place, c.wanted = abi.PlaceLeaving, false
 	d.releasing = append(d.releasing, release{conn: c, batch: batch, left: drainTurns})
 }

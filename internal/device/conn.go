@@ -18,12 +18,11 @@ type conn struct {
 	toPeer, toHost side
 
 	// Passing.
-	out, in      track  // S to peer, peer to S
-	tsVal, tsEcr uint32 // of the peer's last segment
-	tsSeen       bool
-	wanted       bool   // the driver has asked to own it
-	batch        uint32 // of that request
-	reowned      int    // times it was passed and owned again by itself
+	out, in              track  // S to peer, peer to S
+	stampPeer, stampHost stamp  // of the last segments that went by
+	wanted               bool   // the driver has asked to own it
+	batch                uint32 // of that request
+	reowned              int    // times it was passed and owned again by itself
 
 	// Owned.
 	wire, host        tcp.Conn // towards the peer, towards S
@@ -60,6 +59,18 @@ func (s *side) learn(p *wire.Packet, link []byte) {
 	q := *p
 	q.Link = s.link[:s.linkLen]
 	s.template.Set(&q)
+}
+
+// A stamp is the timestamps option of a segment.
+type stamp struct {
+	val, ecr uint32
+	seen     bool
+}
+
+func (t *stamp) note(s *wire.Segment) {
+	if s.TSOK {
+		*t = stamp{s.TSVal, s.TSEcr, true}
+	}
 }
 
 // counters are the segment counts of engines that a connection has had.

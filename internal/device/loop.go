@@ -69,6 +69,7 @@ type loop struct {
 	writing [2]bool // what the port waits to be writable
 	events  [4]unix.EpollEvent
 	message []byte
+	now     mono.Time // when the turn began
 }
 
 func newLoop(c Config) (*loop, error) {
@@ -137,6 +138,7 @@ func (l *loop) close() {
 // nothing to do.
 func (l *loop) turn() (bool, error) {
 	now := mono.Now()
+	l.now = now
 	atomic.StoreUint64(&l.control.Heartbeat, uint64(now))
 	if atomic.LoadUint32(&l.control.Fenced) != 0 {
 		return false, ErrFenced
@@ -190,7 +192,9 @@ func (l *loop) watchBlocked() {
 	}
 }
 
-// hear handles all messages that wait.
+// hear handles all messages that wait. They are handled at the time at which
+// the turn began: what S has sent since bears a later timestamp than what the
+// device sends now, and still passes the peer's check when it goes by after it.
 func (l *loop) hear() (bool, error) {
 	for {
 		n, err := unix.Read(l.socket, l.message)
@@ -202,7 +206,7 @@ func (l *loop) hear() (bool, error) {
 		case n == 0: // the driver is gone, and with it the steering
 			return false, nil
 		}
-		if !l.device.Handle(mono.Now(), l.message[:n]) {
+		if !l.device.Handle(l.now, l.message[:n]) {
 			return false, nil
 		}
 	}

@@ -108,7 +108,12 @@ func TestNothingIsLostWhateverMoves(t *testing.T) {
 		w.fill(w.r.IntN(2<<20), w.r.IntN(2<<20))
 		w.program.closing, w.peer.closing = true, true
 		m := &mover{w: w}
+		start := w.now
 		m.run(seed, 400000)
+		// Without faults only a death costs a retransmission timeout.
+		if took := w.now.Sub(start); seed%4 == 0 && took > time.Duration(2+2*m.deaths)*time.Second {
+			t.Errorf("seed %d: took %v with %d deaths", seed, took, m.deaths)
+		}
 		total.owned, total.homes, total.deaths = total.owned+m.owned, total.homes+m.homes, total.deaths+m.deaths
 	}
 	t.Logf("%d conversations: owned %d times, home %d times, %d deaths of the device", seeds, total.owned, total.homes, total.deaths)

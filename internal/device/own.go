@@ -27,6 +27,7 @@ func (d *Device) own(now mono.Time, c *conn) error {
 	towardsPeer.RTTVar = time.Duration(k.RTTVar) * time.Microsecond
 	towardsPeer.RTO = time.Duration(k.RTO) * time.Microsecond
 	towardsPeer.Cwnd, towardsPeer.Ssthresh = max(k.SndCwnd, 2), max(k.SndSsthresh, 2)
+	c.setStamps(now, &towardsPeer, &towardsHost)
 	if k.Flags&abi.FlagPeerFIN != 0 {
 		towardsPeer.State, towardsPeer.PeerFIN = tcb.CloseWait, true
 		towardsHost.State, towardsHost.FINSent = tcb.FinWait2, true
@@ -57,15 +58,24 @@ func (c *conn) snapshot(s, r *track, sndEdge, rcvEdge seqnum.Value) tcb.Snapshot
 		SACK:       c.kernel.Flags&abi.FlagSACK != 0,
 		Timestamps: c.kernel.Flags&abi.FlagTimestamps != 0,
 		TSOffset:   c.kernel.TSOffset,
-		TSRecent:   c.kernel.TSRecent,
-		TSEcr:      c.tsEcr,
 		Cwnd:       10, Ssthresh: 0x7fffffff,
 		Unacked: s.held,
 	}
-	if c.tsSeen {
-		snap.TSRecent = c.tsVal
-	}
 	return snap
+}
+
+// setStamps tells each engine the latest timestamp of its correspondent, so
+// that it knows an old segment when it sees one (RFC 7323, section 5).
+func (c *conn) setStamps(now mono.Time, towardsPeer, towardsHost *tcb.Snapshot) {
+	towardsPeer.TSRecent = c.kernel.TSRecent
+	if c.stampPeer.seen {
+		towardsPeer.TSRecent, towardsPeer.TSEcr = c.stampPeer.val, c.stampPeer.ecr
+	}
+	// S that has been silent since it was steered stamps by its clock.
+	towardsHost.TSRecent = c.kernel.TSOffset + uint32(now.Milliseconds()-1000)
+	if c.stampHost.seen {
+		towardsHost.TSRecent = c.stampHost.val
+	}
 }
 
 // congestion is the control the device uses for what the kernel used.
@@ -219,7 +229,8 @@ func (d *Device) passAgain(now mono.Time, c *conn) {
 	d.flushOutOfOrder(c)
 	c.out = track{seen: true, told: true, una: c.wire.SndUna(), lo: c.host.RcvNxt(), nxt: c.host.RcvNxt(), fin: c.finOut}
 	c.in = track{seen: true, told: true, una: c.host.SndUna(), lo: c.wire.RcvNxt(), nxt: c.wire.RcvNxt(), fin: c.finIn}
-	c.tsVal, c.tsEcr, c.tsSeen = c.wire.TSRecent(), c.wire.TSEcrLast(), true
+	c.stampPeer = stamp{c.wire.TSRecent(), c.wire.TSEcrLast(), true}
+	c.stampHost = stamp{c.host.TSRecent(), c.host.TSEcrLast(), true}
 	d.leave(c)
 }
 

@@ -8,13 +8,10 @@ import (
 
 // passFromWire notes what a frame of the peer tells and passes it on as it is.
 func (d *Device) passFromWire(now mono.Time, c *conn, p *wire.Packet, raw rawFrame) {
-	s := &p.Seg
 	// What S will refuse must not become a copy that it is sent again.
 	if wire.VerifyChecksum(raw.buf, raw.n, p) {
-		if s.TSOK {
-			c.tsVal, c.tsEcr, c.tsSeen = s.TSVal, s.TSEcr, true
-		}
-		c.note(&c.in, &c.out, s)
+		c.stampPeer.note(&p.Seg)
+		c.note(&c.in, &c.out, &p.Seg)
 	}
 	d.forward(d.host, p, raw)
 	d.passed(now, c)
@@ -22,6 +19,7 @@ func (d *Device) passFromWire(now mono.Time, c *conn, p *wire.Packet, raw rawFra
 
 // passFromHost notes what a frame of S tells and passes it on as it is.
 func (d *Device) passFromHost(now mono.Time, c *conn, p *wire.Packet, raw rawFrame) {
+	c.stampHost.note(&p.Seg)
 	c.note(&c.out, &c.in, &p.Seg)
 	d.forward(d.uplink, p, raw)
 	if p.Seg.Flags&wire.RST != 0 {
