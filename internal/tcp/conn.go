@@ -186,7 +186,7 @@ func (c *Conn) Metrics(m *Metrics) {
 		State:    c.state,
 		SndWnd:   c.snd.window(),
 		RcvWnd:   distance(c.rcv.acked, c.rcv.edge),
-		HeldOut:  distance(c.snd.una, c.snd.end),
+		HeldOut:  c.snd.held(),
 		HeldIn:   c.rcv.held + c.rcv.oooHeld,
 		MSS:      c.snd.mss,
 	}

@@ -136,6 +136,7 @@ func (c *Conn) fit(lost seqnum.Range, room uint32) uint32 {
 	}
 	n := min(lost.Len(), wire.MaxSuper, window)
 	if n > room {
+		c.cc.limited = true
 		n = room - room%s.mss
 	}
 	return n
@@ -249,5 +250,5 @@ func (c *Conn) allowed() uint32 {
 // that the next acknowledgment soon allows a larger super-segment (as Linux,
 // tcp_tso_should_defer).
 func (c *Conn) worthWaiting(n uint32) bool {
-	return c.loss.phase == open && n < wire.MaxSuper/2 && n < c.loss.pipe/3
+	return c.loss.quiet() && n < wire.MaxSuper/2 && n < c.loss.pipe/3
 }

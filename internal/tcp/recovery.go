@@ -79,7 +79,7 @@ func (c *Conn) countPipe() uint32 {
 // of acked new octets that SACKs fresh more.
 func (c *Conn) judge(now mono.Time, acked, fresh uint32, duplicate bool) {
 	l := &c.loss
-	flight := l.pipe
+	growing := l.phase != recovery
 	if acked > 0 {
 		c.ackedInPhase(acked)
 	}
@@ -90,9 +90,9 @@ func (c *Conn) judge(now mono.Time, acked, fresh uint32, duplicate bool) {
 		l.lostTo = seqnum.Max(l.lostTo, l.lossEdge(c.snd.una, c.snd.mss))
 	}
 	if l.phase == open && c.lossSeen() {
-		c.enterRecovery(now, flight)
+		c.enterRecovery()
 	}
-	if acked > 0 && l.phase != recovery {
+	if acked > 0 && growing && l.phase != recovery {
 		c.cc.onAck(now, acked, c.snd.mss, c.rtt.srtt)
 	}
 	l.pipe = c.countPipe()
@@ -134,14 +134,14 @@ func (c *Conn) lossSeen() bool {
 }
 
 // enterRecovery begins fast recovery (RFC 6675, section 5, step 4).
-func (c *Conn) enterRecovery(now mono.Time, flight uint32) {
+func (c *Conn) enterRecovery() {
 	l, s := &c.loss, &c.snd
 	c.stats.FastRecoveries++
 	l.phase, l.recover, l.rexmit, l.force, l.rescue = recovery, s.nxt, s.una, true, true
 	first := l.sacked.gap(s.una, s.una.Add(min(s.mss, s.flight())))
 	l.lostTo = seqnum.Max(l.lostTo, first.Hi)
 	c.rtt.timing = false
-	c.cc.onLoss(flight, s.mss)
+	c.cc.onLoss(s.flight(), s.mss)
 }
 
 // nextLost returns the next stretch to send again: lost, not SACKed and not

@@ -11,7 +11,7 @@ func (c *Conn) retransmissionTimeout(now mono.Time) {
 	l, s := &c.loss, &c.snd
 	c.stats.RTOs++
 	if c.timer.backoff == 0 || l.phase != timedOut {
-		c.cc.onTimeout(l.pipe, s.mss)
+		c.cc.onTimeout(s.flight(), s.mss)
 	} else {
 		c.cc.restart(s.mss)
 	}

@@ -93,7 +93,15 @@ func (s *sendState) window() uint32 { return distance(s.una, s.edge) }
 // unsent is the number of octets queued and never sent.
 func (s *sendState) unsent() uint32 { return distance(s.nxt, s.end) }
 
-// limit is the end of sequence space in use once all is sent.
+// held is the number of octets queued, sent or not.
+func (s *sendState) held() uint32 {
+	if s.q.empty() {
+		return 0
+	}
+	return s.q.last().end().Sub(s.q.at(s.q.head).seq)
+}
+
+// finDue reports whether a FIN is yet to be sent.
 func (s *sendState) finDue() bool { return s.finQueued && !s.finSent }
 
 // acknowledge moves snd.una to ack and frees what is before it.
