@@ -2,6 +2,7 @@ package port
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"testing"
 
@@ -73,7 +74,7 @@ func packetOn(b *testing.B, ns *testnet.Namespace, name string, pool *frame.Pool
 
 var benchSizes = []int{45 * 1448, 1448}
 
-const benchBatch = 16
+const benchBatch = 8
 
 func gigabits(b *testing.B, octets int) {
 	b.SetBytes(int64(octets))
@@ -166,4 +167,66 @@ func BenchmarkPipe(b *testing.B) {
 			gigabits(b, benchBatch*size)
 		})
 	}
+}
+
+// BenchmarkTCP: one connection between two kernels over a veth, straight and
+// through the relay, with every party on the cores there are.
+func BenchmarkTCP(b *testing.B) {
+	for _, relayed := range []bool{false, true} {
+		for _, up := range []bool{true, false} {
+			b.Run(fmt.Sprintf("relay=%v/up=%v", relayed, up), func(b *testing.B) {
+				n := testnet.New(b)
+				if relayed {
+					newRelay(b, n.Host, n.HostIf, uplinkKind{link: wire.EtherLen})
+				}
+				l, c, s := connection(b, n)
+				defer l.Close()
+				if !up {
+					c, s = s, c
+				}
+				stream(b, c, s)
+			})
+		}
+	}
+}
+
+func connection(b *testing.B, n *testnet.Net) (net.Listener, net.Conn, net.Conn) {
+	l, err := n.Peer.Listen("tcp", netip.AddrPortFrom(n.PeerIP4, 0).String())
+	if err != nil {
+		b.Fatal(err)
+	}
+	c, err := n.Host.Dial("tcp", l.Addr().String())
+	if err != nil {
+		b.Fatal(err)
+	}
+	s, err := l.Accept()
+	if err != nil {
+		b.Fatal(err)
+	}
+	return l, c, s
+}
+
+// stream sends pieces of 256 KB from c to s.
+func stream(b *testing.B, c, s net.Conn) {
+	const piece = 256 << 10
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		into := make([]byte, piece)
+		for {
+			if _, err := s.Read(into); err != nil {
+				return
+			}
+		}
+	}()
+	from := make([]byte, piece)
+	for b.Loop() {
+		if _, err := c.Write(from); err != nil {
+			b.Fatal(err)
+		}
+	}
+	c.Close()
+	<-done
+	s.Close()
+	gigabits(b, piece)
 }

@@ -24,6 +24,7 @@ type Packet struct {
 	pool  *frame.Pool
 	stats Stats
 
+	wide    bool // the latest batch was of super-segments
 	slots   [readBatch]*frame.Buf
 	in      [readBatch]mmsghdr
 	iovecs  [readBatch]unix.Iovec
@@ -76,17 +77,24 @@ func (p *Packet) FD() int { return p.fd }
 // Receive implements Port.
 func (p *Packet) Receive(into []Received) (int, error) {
 	want := min(len(into), readBatch)
+	if p.wide {
+		want = min(want, readOctets/frame.Large+1)
+	}
 	if want == 0 {
 		return 0, nil
 	}
 	n, err := p.read(want)
-	got := 0
+	got, octets := 0, 0
 	for i := range n {
+		octets += int(p.in[i].n)
 		if r, ok := p.message(i); ok {
 			into[got] = r
 			got++
 		}
 		p.aim(i)
+	}
+	if n > 0 {
+		p.wide = octets > n*frame.Large/4
 	}
 	return got, err
 }

@@ -35,7 +35,8 @@ type Port interface {
 	// FD is the descriptor to wait on; -1 for a pipe.
 	FD() int
 	// Receive takes in up to len(into) frames that wait, and never blocks: 0
-	// when there are none. An error means that the port is gone.
+	// when there are none. It may leave some although into has room. An
+	// error means that the port is gone.
 	Receive(into []Received) (int, error)
 	// Queue makes one frame of header, which is copied, and pieces, which
 	// stay referenced until the frame is sent or dropped. It returns false

@@ -53,10 +53,11 @@ func (t *TAP) FD() int { return t.fd }
 
 // Receive implements Port.
 func (t *TAP) Receive(into []Received) (int, error) {
-	got := 0
-	for got < len(into) {
+	got, octets := 0, 0
+	for got < len(into) && octets < readOctets {
 		n, e := read(t.fd, t.slot.B)
 		if e == 0 {
+			octets += n
 			if r, ok := t.frame(n); ok {
 				into[got] = r
 				got++

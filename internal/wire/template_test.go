@@ -24,7 +24,7 @@ func learned(t testing.TB, s sample) (*Template, *Packet) {
 // whole is the frame that Build and the pieces make, in one buffer.
 func whole(t testing.TB, tpl *Template, out *Out) (*frame.Buf, int) {
 	t.Helper()
-	buf := frame.NewPool(1 << 20).Get(frame.Large)
+	buf := frame.NewPool(1 << 20).Get(MaxHeaders + int(out.Length))
 	n := tpl.Build(buf.B, out)
 	if n == 0 {
 		t.Fatal("nothing was built")
