@@ -132,7 +132,7 @@ func (b *bench) build(ctx context.Context) (err error) {
 	b.address = netip.AddrPortFrom(b.rig.Net.HostIP4, port).String()
 	b.server = rig.Command(b.rig.Net.Host, "/proc/self/exe", serverName, b.address)
 	b.server.Stderr = os.Stderr
-	if err := b.server.Start(); err != nil {
+	if err := rig.Run(b.server); err != nil {
 		return err
 	}
 	b.ended = make(chan struct{})

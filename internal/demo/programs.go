@@ -42,7 +42,7 @@ func startProgram(ns *testnet.Namespace, folder, name, path string, args ...stri
 	if p.cmd.Stdout == nil {
 		p.cmd.Stdout = log
 	}
-	if err := p.cmd.Start(); err != nil {
+	if err := rig.Run(p.cmd); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
 	go func() {

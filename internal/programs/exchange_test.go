@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -69,7 +68,10 @@ func startProgram(t *testing.T, ns *testnet.Namespace, name string, args ...stri
 	var err1, err2 error
 	p.stdin, err1 = p.cmd.StdinPipe()
 	out, err2 := p.cmd.StdoutPipe()
-	if err := errors.Join(err1, err2, p.cmd.Start()); err != nil {
+	if err := firstError(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	if err := rig.Run(p.cmd); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL); p.cmd.Wait() })

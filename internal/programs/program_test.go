@@ -170,6 +170,7 @@ func inTurn(duplex bool, first, second func() error) error {
 	for i, f := range []func() error{first, second} {
 		wg.Go(func() {
 			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
 			errs[i] = f()
 		})
 	}

@@ -98,7 +98,7 @@ func (r *Rig) Toehold(ctx context.Context, args ...string) (stdout, stderr []byt
 	cmd.Env = append(os.Environ(), "TOEHOLD_SOCKET="+r.Socket)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
-	if err := cmd.Start(); err != nil {
+	if err := Run(cmd); err != nil {
 		return nil, nil, 0, err
 	}
 	stop := context.AfterFunc(ctx, func() { cmd.Process.Kill() })

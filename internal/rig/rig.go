@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -26,6 +27,10 @@ const (
 	stopTimeout  = 10 * time.Second
 	moveTimeout  = 30 * time.Second
 )
+
+// staleAfter is long for a rig: its programs, client and device often share
+// two processors, where a device is off them for a tenth of a second.
+const staleAfter = "500ms"
 
 // Options say what kind of rig to start.
 type Options struct {
@@ -77,14 +82,14 @@ func Start(ctx context.Context, o Options) (*Rig, error) {
 // startDaemon starts the daemon and waits for the line that says that it
 // serves.
 func (r *Rig) startDaemon(ctx context.Context, more []string) error {
-	args := append([]string{"daemon", "--uplink", r.Net.HostIf, "--socket", r.Socket}, more...)
+	args := append([]string{"daemon", "--uplink", r.Net.HostIf, "--socket", r.Socket, "--stale-after", staleAfter}, more...)
 	r.daemon = Command(r.Net.Host, r.program, args...)
 	r.daemon.Stderr = r.log
 	out, err := r.daemon.StdoutPipe()
 	if err != nil {
 		return err
 	}
-	if err := r.daemon.Start(); err != nil {
+	if err := Run(r.daemon); err != nil {
 		close(r.ended)
 		return fmt.Errorf("start daemon: %w", err)
 	}
@@ -116,10 +121,31 @@ func (r *Rig) watch(out io.Reader, ready chan struct{}) {
 }
 
 // Command is a program that runs in a namespace and dies with this process.
+// It is started by Run.
 func Command(ns *testnet.Namespace, name string, args ...string) *exec.Cmd {
 	cmd := ns.Command(name, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	return cmd
+}
+
+// forks are commands to start. They are started on one thread that never
+// ends: the signal that ends a child is about the thread that forked it.
+var forks = sync.OnceValue(func() chan<- func() {
+	work := make(chan func())
+	go func() {
+		runtime.LockOSThread()
+		for f := range work {
+			f()
+		}
+	}()
+	return work
+})
+
+// Run starts a Command.
+func Run(cmd *exec.Cmd) error {
+	done := make(chan error)
+	forks() <- func() { done <- cmd.Start() }
+	return <-done
 }
 
 // Log returns the end of what the daemon logged.
