@@ -70,6 +70,7 @@ type loop struct {
 	events  [4]unix.EpollEvent
 	message []byte
 	now     mono.Time // when the turn began
+	trusted bool      // has been seen without a fence
 }
 
 func newLoop(c Config) (*loop, error) {
@@ -140,7 +141,7 @@ func (l *loop) turn() (bool, error) {
 	now := mono.Now()
 	l.now = now
 	atomic.StoreUint64(&l.control.Heartbeat, uint64(now))
-	if atomic.LoadUint32(&l.control.Fenced) != 0 {
+	if l.fenced() {
 		return false, ErrFenced
 	}
 	busy, err := l.device.Turn(now)
@@ -152,6 +153,16 @@ func (l *loop) turn() (bool, error) {
 	}
 	next := l.device.wheel.next(now, heartbeat)
 	return l.wait(int((next.Sub(now) + time.Millisecond - 1) / time.Millisecond))
+}
+
+// fenced reports that this device was shut off. A fence that stands from the
+// start was for the one before it; the driver takes it down after the greeting.
+func (l *loop) fenced() bool {
+	if atomic.LoadUint32(&l.control.Fenced) == 0 {
+		l.trusted = true
+		return false
+	}
+	return l.trusted
 }
 
 // wait sleeps until a port, the driver or the time calls, at most for ms
