@@ -348,3 +348,46 @@ func namespace(t testing.TB) *testnet.Namespace {
 	t.Cleanup(func() { ns.Close() })
 	return ns
 }
+
+// What the relay writes waits in the kernel's backlog of the CPU
+// (net.core.netdev_max_backlog) until the uplink takes it in. A long burst
+// must not overflow that.
+func TestABurstIsInjectedWhole(t *testing.T) {
+	n := testnet.New(t)
+	pool := frame.NewPool(256 << 20)
+	var tap *TAP
+	var uplink *Packet
+	in(t, n.Host, func() error {
+		fd, _, ifindex, err := OpenTAP("toe%d")
+		if err != nil {
+			return err
+		}
+		steer(t, index(t, n.HostIf), ifindex, uplinkKind{link: wire.EtherLen})
+		if tap, err = NewTAP(fd, pool); err != nil {
+			return err
+		}
+		if fd, err = OpenPacketSocket(index(t, n.HostIf), -1, 0); err != nil {
+			return err
+		}
+		uplink, err = NewPacket(fd, pool)
+		return err
+	})
+	defer tap.Close()
+	defer uplink.Close()
+	const frames = 10000
+	for i := range frames {
+		say(t, tap, pool, ether(fmt.Sprint(i)))
+		if i%batch == batch-1 || i == frames-1 {
+			flush(t, tap, true)
+		}
+	}
+	at := 0
+	for _, got := range texts(t, uplink) {
+		if got == ether(fmt.Sprint(at)) { // others are the kernel's own
+			at++
+		}
+	}
+	if at != frames {
+		t.Errorf("%d of %d frames came in order", at, frames)
+	}
+}

@@ -131,6 +131,22 @@ func TestTagsComeBackIntoTheFrame(t *testing.T) {
 	}
 }
 
+func TestVerifiedFramesPassOn(t *testing.T) {
+	h := newHost(t)
+	v := wire.VNet{Flags: wire.DataValid}
+	var header [vnetLen]byte
+	v.Put(header[:])
+	b := h.pool.Get(frame.Small)
+	span := frame.Span{Buf: b, Len: uint32(copy(b.B, ether("verified by a card")))}
+	for _, p := range []struct{ from, to Port }{{h.tap, h.beside}, {h.beside, h.tap}} {
+		p.from.Queue(header[:], []frame.Span{span})
+		flush(t, p.from, true)
+		if got := texts(t, p.to); len(got) != 1 || got[0] != ether("verified by a card") {
+			t.Errorf("%T received %q", p.to, got)
+		}
+	}
+}
+
 func checkUnchanged(t *testing.T, h *host, name string, v wire.VNet, text string) {
 	t.Helper()
 	var header [vnetLen]byte
