@@ -5,11 +5,16 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/spf13/cobra"
 )
 
 // Main carries out the process's own command line and returns the exit code.
-func Main() int {
+// extra are commands of packages above this one.
+func Main(extra ...func(*Env) *cobra.Command) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	return Run(ctx, System(), os.Args[1:])
+	env := System()
+	env.Extra = extra
+	return Run(ctx, env, os.Args[1:])
 }

@@ -171,7 +171,7 @@ func (d *Driver) OffloadFlows(ctx context.Context, ids []flow.ID, o Options) (Re
 	for i, id := range ids {
 		r := d.rule(id, &states[i])
 		if r.uplink == nil {
-			refused = append(refused, d.refuse(id, states[i].Cookie, &r))
+			refused = append(refused, d.refuse(id, states[i].Inode, &r))
 			continue
 		}
 		cands[r.uplink] = append(cands[r.uplink], handover.Candidate{Flow: id, Path: r.path})
@@ -182,11 +182,11 @@ func (d *Driver) OffloadFlows(ctx context.Context, ids []flow.ID, o Options) (Re
 		u.call(func() { s.done = u.offload(since, o.Timeout, some) })
 		shares = append(shares, s)
 	}
-	return collect(ctx, d, since, refused, shares)
+	return collect(ctx, since, refused, shares)
 }
 
-func (d *Driver) refuse(id flow.ID, cookie uint64, r *ruling) Refusal {
-	d.journal.AddMove(id, cookie, Event{Kind: EventRefused, Reason: r.reason.String(), Detail: r.detail})
+func (d *Driver) refuse(id flow.ID, inode uint64, r *ruling) Refusal {
+	d.journal.AddMove(id, inode, Event{Kind: EventRefused, Reason: r.reason.String(), Detail: r.detail})
 	return Refusal{Local: id.Local, Remote: id.Remote, Reason: r.reason.String(), Detail: r.detail}
 }
 
@@ -212,7 +212,7 @@ func (d *Driver) UploadFlows(ctx context.Context, ids []flow.ID) (Result, error)
 			shares = append(shares, s)
 		}
 	}
-	return collect(ctx, d, since, nil, shares)
+	return collect(ctx, since, nil, shares)
 }
 
 // split parts the flows that the uplink's table has from the others.

@@ -29,9 +29,10 @@ type Journal struct {
 }
 
 // A history belongs to one socket: another with the same four-tuple has
-// another cookie.
+// another inode. (A cookie would do as well, but sockets have none until
+// somebody asks.)
 type history struct {
-	cookie            uint64
+	inode             uint64
 	offloads, uploads int
 	reason            string
 	moves             []Move
@@ -49,9 +50,9 @@ func (j *Journal) Add(e Event) {
 	j.add(&e)
 }
 
-// AddMove notes an event of one connection, in its history too. cookie is its
-// socket's, 0 when that is not known.
-func (j *Journal) AddMove(id flow.ID, cookie uint64, e Event) {
+// AddMove notes an event of one connection, in its history too. inode is its
+// socket's, 0 when no process holds it.
+func (j *Journal) AddMove(id flow.ID, inode uint64, e Event) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	e.Local, e.Remote = id.Local.String(), id.Remote.String()
@@ -60,8 +61,8 @@ func (j *Journal) AddMove(id flow.ID, cookie uint64, e Event) {
 		delete(j.histories, id.Key())
 		return
 	}
-	if cookie != 0 {
-		j.remember(id.Key(), cookie, &e)
+	if inode != 0 {
+		j.remember(id.Key(), inode, &e)
 	}
 }
 
@@ -78,13 +79,13 @@ func (j *Journal) add(e *Event) {
 	}
 }
 
-func (j *Journal) remember(k flow.Key, cookie uint64, e *Event) {
+func (j *Journal) remember(k flow.Key, inode uint64, e *Event) {
 	h := j.histories[k]
-	if h == nil || h.cookie != cookie {
+	if h == nil || h.inode != inode {
 		if h == nil && len(j.histories) >= keptHistories {
 			return
 		}
-		h = &history{cookie: cookie}
+		h = &history{inode: inode}
 		j.histories[k] = h
 	}
 	switch e.Kind {
@@ -101,30 +102,30 @@ func (j *Journal) remember(k flow.Key, cookie uint64, e *Event) {
 }
 
 // fill writes what the journal knows of a connection into its view.
-func (j *Journal) fill(c *Connection, cookie uint64) {
+func (j *Journal) fill(c *Connection, inode uint64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if h := j.histories[c.Flow().Key()]; h != nil && h.cookie == cookie {
+	if h := j.histories[c.Flow().Key()]; h != nil && h.inode == inode {
 		c.Offloads, c.Uploads, c.Reason = h.offloads, h.uploads, h.reason
 	}
 }
 
 // moves returns the history of a connection, oldest first; never nil.
-func (j *Journal) moves(id flow.ID, cookie uint64) []Move {
+func (j *Journal) moves(id flow.ID, inode uint64) []Move {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if h := j.histories[id.Key()]; h != nil && h.cookie == cookie {
+	if h := j.histories[id.Key()]; h != nil && h.inode == inode {
 		return slices.Clone(h.moves)
 	}
 	return []Move{}
 }
 
 // prune forgets the histories of connections that alive denies.
-func (j *Journal) prune(alive func(k flow.Key, cookie uint64) bool) {
+func (j *Journal) prune(alive func(k flow.Key, inode uint64) bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for k, h := range j.histories {
-		if !alive(k, h.cookie) {
+		if !alive(k, h.inode) {
 			delete(j.histories, k)
 		}
 	}

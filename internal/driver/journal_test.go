@@ -37,9 +37,9 @@ func TestJournalKeepsTheLast(t *testing.T) {
 
 func TestHistory(t *testing.T) {
 	j, id := testJournal(), numbered(1)
-	view := func(cookie uint64) Connection {
+	view := func(inode uint64) Connection {
 		c := Connection{Local: id.Local, Remote: id.Remote}
-		j.fill(&c, cookie)
+		j.fill(&c, inode)
 		return c
 	}
 	j.AddMove(id, 5, Event{Kind: EventRefused, Reason: "device-full"})
@@ -89,7 +89,7 @@ func TestHistoryIsBounded(t *testing.T) {
 	if j.remembered() != 1 {
 		t.Errorf("%d histories", j.remembered())
 	}
-	j.prune(func(k flow.Key, cookie uint64) bool { return k == numbered(2).Key() || cookie != 5 })
+	j.prune(func(k flow.Key, inode uint64) bool { return k == numbered(2).Key() || inode != 5 })
 	if j.remembered() != 0 {
 		t.Error("a pruned history is there")
 	}

@@ -126,7 +126,7 @@ func (d *Driver) find(s Selector, owners bool) ([]found, error) {
 			f.conn.place(&p)
 		}
 		if s.Match(&f.conn) {
-			d.journal.fill(&f.conn, socks[i].State.Cookie)
+			d.journal.fill(&f.conn, socks[i].State.Inode)
 			all = append(all, f)
 		}
 	}
@@ -169,7 +169,7 @@ func (d *Driver) Show(_ context.Context, s Selector) (Detail, error) {
 			PID: f.socket.Owner.PID, Comm: f.socket.Owner.Comm, FD: f.socket.Owner.FD, UID: k.UID, Cookie: k.Cookie,
 			Queued: k.WriteSeq - k.SndUna, Unread: k.RcvNxt - k.CopiedSeq,
 		},
-		History: d.journal.moves(f.conn.Flow(), k.Cookie),
+		History: d.journal.moves(f.conn.Flow(), k.Inode),
 	}
 	if f.placed != nil {
 		detail.Kernel.PathMTU = f.placed.mtu

@@ -13,19 +13,19 @@ import (
 
 // newRequest registers a request for n connections; its outcomes come when
 // all have one.
-func (u *uplink) newRequest(n int) (uint64, <-chan []arrival) {
+func (u *uplink) newRequest(n int) (uint64, <-chan []handover.Outcome) {
 	u.ticket++
-	r := &request{left: n, done: make(chan []arrival, 1)}
+	r := &request{left: n, done: make(chan []handover.Outcome, 1)}
 	u.requests[u.ticket] = r
 	return u.ticket, r.done
 }
 
 // offload starts to move connections whose route has been checked.
-func (u *uplink) offload(since mono.Time, timeout time.Duration, cands []handover.Candidate) <-chan []arrival {
+func (u *uplink) offload(since mono.Time, timeout time.Duration, cands []handover.Candidate) <-chan []handover.Outcome {
 	now := mono.Now()
 	ticket, done := u.newRequest(len(cands))
 	if why, detail := u.unready(); why != abi.None {
-		u.refuseAll(now, ticket, cands, why, detail)
+		u.refuseAll(ticket, cands, why, detail)
 		return done
 	}
 	u.table.Offload(now, since, ticket, timeout, cands)
@@ -48,14 +48,14 @@ func (u *uplink) unready() (abi.Reason, string) {
 	return abi.None, ""
 }
 
-func (u *uplink) refuseAll(now mono.Time, ticket uint64, cands []handover.Candidate, why abi.Reason, detail string) {
+func (u *uplink) refuseAll(ticket uint64, cands []handover.Candidate, why abi.Reason, detail string) {
 	for i := range cands {
-		u.arrive(now, handover.Outcome{Kind: handover.Refused, Ticket: ticket, Flow: cands[i].Flow, Reason: why, Detail: detail})
+		u.arrive(handover.Outcome{Kind: handover.Refused, Ticket: ticket, Flow: cands[i].Flow, Reason: why, Detail: detail})
 	}
 }
 
 // upload starts to move connections home.
-func (u *uplink) upload(ids []flow.ID, why abi.Reason) <-chan []arrival {
+func (u *uplink) upload(ids []flow.ID, why abi.Reason) <-chan []handover.Outcome {
 	now := mono.Now()
 	ticket, done := u.newRequest(len(ids))
 	u.table.Upload(now, ticket, ids, why)
@@ -71,9 +71,8 @@ func (u *uplink) settle() {
 	if len(outcomes) == 0 {
 		return
 	}
-	now := mono.Now()
 	for i := range outcomes {
-		u.arrive(now, outcomes[i])
+		u.arrive(outcomes[i])
 	}
 }
 
@@ -85,7 +84,7 @@ var eventKinds = [...]string{
 	handover.Over:      EventEnded,
 }
 
-func (u *uplink) arrive(now mono.Time, o handover.Outcome) {
+func (u *uplink) arrive(o handover.Outcome) {
 	switch o.Kind {
 	case handover.Offloaded:
 		o.Reason = abi.Asked
@@ -95,7 +94,7 @@ func (u *uplink) arrive(now mono.Time, o handover.Outcome) {
 	default:
 		u.counters.uploads++
 	}
-	u.journal.AddMove(o.Flow, o.Cookie, Event{
+	u.journal.AddMove(o.Flow, o.Inode, Event{
 		Kind: eventKinds[o.Kind], ID: o.HWID.String(), Device: u.name, Reason: o.Reason.String(), Detail: o.Detail,
 		Took: o.Took.Microseconds(), Stall: o.Stall.Microseconds(), Bytes: o.Bytes,
 	})
@@ -103,23 +102,27 @@ func (u *uplink) arrive(now mono.Time, o handover.Outcome) {
 	if r == nil {
 		return
 	}
-	r.outcomes = append(r.outcomes, arrival{o, now})
+	r.outcomes = append(r.outcomes, o)
 	if r.left--; r.left == 0 {
 		delete(u.requests, o.Ticket)
 		r.done <- r.outcomes
 	}
 }
 
+// A share is the part of a request that one uplink works on.
+type share struct {
+	uplink *uplink
+	done   <-chan []handover.Outcome
+}
+
 // collect waits for the uplinks' shares of a request and makes its Result.
 // refused are those that no uplink was asked for.
-func collect(ctx context.Context, d *Driver, since mono.Time, refused []Refusal, shares []share) (Result, error) {
+func collect(ctx context.Context, since mono.Time, refused []Refusal, shares []share) (Result, error) {
 	r := Result{Moved: []Moved{}, Refused: append([]Refusal{}, refused...)}
 	for _, s := range shares {
 		select {
 		case outcomes := <-s.done:
-			for i := range outcomes {
-				r.add(&outcomes[i], len(outcomes) > 1)
-			}
+			r.add(outcomes)
 		case <-s.uplink.ended:
 			return r, fmt.Errorf("uplink %s has been stopped", s.uplink.name)
 		case <-ctx.Done():
@@ -130,26 +133,22 @@ func collect(ctx context.Context, d *Driver, since mono.Time, refused []Refusal,
 	return r, nil
 }
 
-// A share is the part of a request that one uplink works on.
-type share struct {
-	uplink *uplink
-	done   <-chan []arrival
-}
-
-// add appends an outcome. In a batch the time of all is shared by those that
-// had ended by then.
-func (r *Result) add(a *arrival, batch bool) {
-	o := &a.Outcome
-	if o.Kind == handover.Refused || o.Kind == handover.Over {
-		r.Refused = append(r.Refused, Refusal{Local: o.Flow.Local, Remote: o.Flow.Remote, Reason: o.Reason.String(), Detail: o.Detail})
-		return
+// add appends the outcomes of one uplink. The moves of several connections
+// overlap, so the time of all is shared out.
+func (r *Result) add(outcomes []handover.Outcome) {
+	first, all := len(r.Moved), time.Duration(0)
+	for i := range outcomes {
+		o := &outcomes[i]
+		if o.Kind == handover.Refused || o.Kind == handover.Over {
+			r.Refused = append(r.Refused, Refusal{Local: o.Flow.Local, Remote: o.Flow.Remote, Reason: o.Reason.String(), Detail: o.Detail})
+			continue
+		}
+		all = max(all, o.Took)
+		r.Moved = append(r.Moved, Moved{
+			Local: o.Flow.Local, Remote: o.Flow.Remote, ID: o.HWID.String(), Stall: o.Stall.Microseconds(), Bytes: o.Bytes,
+		})
 	}
-	took := o.Took
-	if batch {
-		took /= time.Duration(len(r.Moved) + 1)
+	for i := range r.Moved[first:] {
+		r.Moved[first+i].Took = (all / time.Duration(len(r.Moved)-first)).Microseconds()
 	}
-	r.Moved = append(r.Moved, Moved{
-		Local: o.Flow.Local, Remote: o.Flow.Remote, ID: o.HWID.String(),
-		Took: took.Microseconds(), Stall: o.Stall.Microseconds(), Bytes: o.Bytes,
-	})
 }

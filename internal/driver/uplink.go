@@ -80,14 +80,8 @@ type counters struct {
 // A request is one API call's share of connections on one uplink.
 type request struct {
 	left     int
-	outcomes []arrival
-	done     chan []arrival // takes the outcomes once, and never blocks the loop
-}
-
-// An arrival is an outcome and when it was known.
-type arrival struct {
-	handover.Outcome
-	at mono.Time
+	outcomes []handover.Outcome
+	done     chan []handover.Outcome // takes the outcomes once, and never blocks the loop
 }
 
 func newUplink(name string, cfg *Config, j *Journal) *uplink {

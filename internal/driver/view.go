@@ -144,10 +144,10 @@ type Moved struct {
 	Local  netip.AddrPort `json:"local"`
 	Remote netip.AddrPort `json:"remote"`
 	ID     string         `json:"id"`
-	// Took is from the start of the admission to the end of the move. In a
-	// request for several connections, whose moves overlap, it is the time
-	// from the start of the first to the end of this one, divided by the
-	// number of those that had ended by then.
+	// Took is from the start of the admission until the device owned it, or
+	// from the start of the upload until the kernel had it. For several
+	// connections in one request, whose moves overlap, it is the time from the
+	// start to the end of the last, divided by their number.
 	Took  int64  `json:"took_us"`
 	Stall int64  `json:"stall_us"` // how long neither stack could send
 	Bytes uint64 `json:"bytes_moved"`

@@ -215,8 +215,13 @@ func (u *uplink) sweepSome(now mono.Time) {
 		if c == nil || c.Phase != handover.Owned {
 			continue
 		}
-		// Another cookie is another socket with the same four-tuple.
-		if states[i].Special&abi.SpecialMissing != 0 || states[i].Cookie != c.State.Cookie {
+		// A socket that its program has closed has no inode any more; another
+		// inode is another socket with the same four-tuple.
+		was, is := c.State.Inode, &states[i].Inode
+		if *is == 0 {
+			*is = was
+		}
+		if states[i].Special&abi.SpecialMissing != 0 || *is != was {
 			gone = append(gone, some[i])
 			continue
 		}
@@ -240,7 +245,7 @@ func (d *Driver) prune() {
 	}
 	alive := make(map[flow.Key]uint64, len(socks))
 	for i := range socks {
-		alive[socks[i].Flow.Key()] = socks[i].State.Cookie
+		alive[socks[i].Flow.Key()] = socks[i].State.Inode
 	}
-	d.journal.prune(func(k flow.Key, cookie uint64) bool { return alive[k] == cookie })
+	d.journal.prune(func(k flow.Key, inode uint64) bool { return alive[k] == inode })
 }

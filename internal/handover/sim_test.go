@@ -64,7 +64,7 @@ func named(n int) flow.ID {
 func nameOf(id flow.ID) string { return fmt.Sprintf("c%d", id.Remote.Port()) }
 
 func (w *world) open(n int) *abi.KernelState {
-	s := &abi.KernelState{State: tcpEstablished, MSS: 1448, SndWnd: 65535}
+	s := &abi.KernelState{State: tcpEstablished, MSS: 1448, SndWnd: 65535, Inode: 77}
 	w.sockets[named(n).Key()] = s
 	return s
 }

@@ -118,7 +118,7 @@ func (t *Table) finish(now mono.Time, c *Conn, k Kind) {
 		now = c.arrived
 	}
 	t.done = append(t.done, Outcome{
-		Kind: k, Ticket: c.ticket, Flow: c.Flow, HWID: c.HWID, Cookie: c.State.Cookie,
+		Kind: k, Ticket: c.ticket, Flow: c.Flow, HWID: c.HWID, Inode: c.State.Inode,
 		Reason: c.reason, Detail: c.detail,
 		Took: now.Sub(c.since), Stall: c.stall, Bytes: c.bytes,
 	})
