@@ -58,7 +58,10 @@ func (c *Conn) Restore(now mono.Time, s *tcb.Snapshot, o Options) error {
 }
 
 func (c *Conn) restoreState(now mono.Time, s *tcb.Snapshot) {
-	c.gone = s.State == tcb.Closed && !(s.FINAcked() && s.PeerFIN)
+	if s.State == tcb.Closed && !(s.FINAcked() && s.PeerFIN) {
+		c.forget()
+		return
+	}
 	if s.FINQueued {
 		c.localClose()
 	}
@@ -89,6 +92,9 @@ func (c *Conn) Snapshot(now mono.Time, s *tcb.Snapshot) {
 	c.ts.snapshot(s)
 	c.rtt.snapshot(s)
 	c.cc.snapshot(s)
+	if c.gone { // what was in flight is forgotten
+		s.SndNxt, s.FINSent, s.FINQueued = s.SndUna, false, false
+	}
 }
 
 // Close releases every span held. The Conn does nothing afterwards.

@@ -1,6 +1,9 @@
 package tcp
 
-import "toehold/internal/seqnum"
+import (
+	"toehold/internal/seqnum"
+	"toehold/internal/tcb"
+)
 
 // Permit tells how far the engine may acknowledge and open its window: as far
 // as the other end of the relay has. ack is bounded by what was received and
@@ -14,6 +17,9 @@ func (c *Conn) Permit(ack, edge seqnum.Value) {
 	}
 	if r.acked.Less(ack) {
 		r.acked = seqnum.Min(ack, r.nxt)
+	}
+	if distance(r.acked, edge) > tcb.MaxWindow {
+		edge = r.acked.Add(tcb.MaxWindow) // no window field says more
 	}
 	r.edge = edge
 	r.maxEdge = seqnum.Max(r.maxEdge, edge)
