@@ -132,16 +132,19 @@ func attach(ifindex int, p *ebpf.Program, at ebpf.AttachType) (link.Link, error)
 // returned, or the Set, ends the second; a host port that takes its place
 // ends both.
 func (s *Set) AttachHostPort(ifindex int) (io.Closer, error) {
+	if s.hostPort != nil {
+		if err := s.hostPort.Close(); err != nil {
+			return nil, fmt.Errorf("detach the last host port: %w", err)
+		}
+		s.hostPort = nil
+	}
 	l, err := attach(ifindex, s.steer.Inject, ebpf.AttachTCXIngress)
 	if err != nil {
 		return nil, fmt.Errorf("attach to host port with index %d: %w", ifindex, err)
 	}
 	atomic.StoreUint32(&s.control.HostPort, uint32(ifindex))
-	if s.hostPort != nil {
-		err = s.hostPort.Close()
-	}
 	s.hostPort = l
-	return l, err
+	return l, nil
 }
 
 // Filter is the descriptor of the socket filter for the device's packet
