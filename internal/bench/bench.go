@@ -49,7 +49,8 @@ type bench struct {
 	report  Report
 }
 
-// Run measures and prints. It needs root.
+// Run measures and prints, also what it had measured when something failed. It
+// needs root.
 func Run(ctx context.Context, o Options) error {
 	if o.Rounds <= 0 {
 		o.Rounds = defaultRounds
@@ -67,11 +68,11 @@ func Run(ctx context.Context, o Options) error {
 		o.Progress = io.Discard
 	}
 	b := &bench{Options: o}
-	err := errors.Join(b.all(ctx), b.clean())
-	if err != nil {
-		return err
+	err := b.all(ctx)
+	if err != nil && b.rig != nil {
+		err = fmt.Errorf("%w\nthe daemon logged: %s", err, b.rig.Log())
 	}
-	return b.report.print(o.Out, o.JSON)
+	return errors.Join(err, b.clean(), b.report.print(o.Out, o.JSON))
 }
 
 // all makes the place to measure in and measures.
