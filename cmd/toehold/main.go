@@ -2,12 +2,7 @@
 package main
 
 import (
-	"context"
 	"os"
-	"os/signal"
-	"syscall"
-
-	"github.com/spf13/cobra"
 
 	"toehold/internal/bench"
 	"toehold/internal/cli"
@@ -15,10 +10,5 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	env := cli.System()
-	env.Extra = []func(*cli.Env) *cobra.Command{demo.Command, bench.Command}
-	code := cli.Run(ctx, env, os.Args[1:])
-	stop()
-	os.Exit(code)
+	os.Exit(cli.Main(demo.Command, bench.Command))
 }

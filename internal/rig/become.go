@@ -1,12 +1,9 @@
 package rig
 
 import (
-	"context"
 	"fmt"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -34,7 +31,5 @@ func Become() {
 	if len(os.Args) < 2 || strings.HasPrefix(os.Args[1], "-") {
 		return
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	os.Exit(cli.Run(ctx, cli.System(), os.Args[1:]))
+	os.Exit(cli.Main())
 }
