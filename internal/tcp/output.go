@@ -120,7 +120,7 @@ func (c *Conn) outputRescue(now mono.Time, out *wire.Out) bool {
 	if n == 0 {
 		return false
 	}
-	c.loss.rescue = false
+	c.loss.rescue = rescueUsed
 	c.resend(now, out, last.Lo, n)
 	return true
 }

@@ -14,6 +14,17 @@ const (
 	timedOut       // after a retransmission timeout, until all that was in flight is acknowledged
 )
 
+// rescue is the rescue retransmission of RFC 6675, section 4, NextSeg rule 4:
+// once in a recovery, and only when a partial acknowledgment has shown that
+// more is missing than the SACK blocks say.
+type rescue uint8
+
+const (
+	rescueOff rescue = iota
+	rescueReady
+	rescueUsed
+)
+
 // dupThresh is DupThresh of RFC 6675, section 2.
 const dupThresh = 3
 
@@ -30,7 +41,7 @@ type lossState struct {
 	dupAcks uint32 // without SACK, segments that left the network; else duplicates in a row
 	phase   phase
 	force   bool // one segment may be sent again whatever cwnd says
-	rescue  bool // the rescue retransmission of RFC 6675, section 4, rule 4, is not used yet
+	rescue  rescue
 }
 
 func (l *lossState) reset(una seqnum.Value) {
@@ -110,6 +121,9 @@ func (c *Conn) ackedInPhase(acked uint32) {
 		l.lostTo, l.rexmit = una, una
 		return
 	}
+	if l.rescue == rescueOff {
+		l.rescue = rescueReady
+	}
 	if l.phase == recovery && !c.rcv.sack {
 		// A partial acknowledgment: the next segment is lost too (RFC 6582,
 		// section 3.2, step 3).
@@ -137,7 +151,7 @@ func (c *Conn) lossSeen() bool {
 func (c *Conn) enterRecovery() {
 	l, s := &c.loss, &c.snd
 	c.stats.FastRecoveries++
-	l.phase, l.recover, l.rexmit, l.force, l.rescue = recovery, s.nxt, s.una, true, true
+	l.phase, l.recover, l.rexmit, l.force, l.rescue = recovery, s.nxt, s.una, true, rescueOff
 	first := l.sacked.gap(s.una, s.una.Add(min(s.mss, s.flight())))
 	l.lostTo = seqnum.Max(l.lostTo, first.Hi)
 	c.rtt.timing = false
@@ -145,8 +159,7 @@ func (c *Conn) enterRecovery() {
 }
 
 // nextLost returns the next stretch to send again: lost, not SACKed and not
-// yet sent again; else, in recovery with SACK, once the last segment (rule 4
-// of RFC 6675's NextSeg), since nothing else would bring acknowledgments.
+// yet sent again (rule 1 of RFC 6675's NextSeg).
 func (c *Conn) nextLost() seqnum.Range {
 	l := &c.loss
 	if l.phase == open {
@@ -159,7 +172,7 @@ func (c *Conn) nextLost() seqnum.Range {
 // it is not SACKed.
 func (c *Conn) rescueRange() seqnum.Range {
 	l, s := &c.loss, &c.snd
-	if l.phase != recovery || !c.rcv.sack || !l.rescue || !s.una.Less(l.recover) {
+	if l.phase != recovery || !c.rcv.sack || l.rescue != rescueReady || !s.una.Less(l.recover) {
 		return seqnum.Range{}
 	}
 	from := seqnum.Max(l.recover-seqnum.Value(min(s.mss, l.recover.Sub(s.una))), seqnum.Max(l.rexmit, s.una))

@@ -19,7 +19,7 @@ func (c *Conn) retransmissionTimeout(now mono.Time) {
 		l.sacked.clear() // the receiver gave up what it had SACKed (RFC 2018, section 8)
 	}
 	l.phase, l.recover, l.rexmit, l.lostTo = timedOut, s.nxt, s.una, s.nxt
-	l.dupAcks, l.force, l.rescue = 0, true, false
+	l.dupAcks, l.force, l.rescue = 0, true, rescueUsed
 	c.rtt.timing = false
 	l.pipe = c.countPipe()
 }

@@ -143,12 +143,23 @@ var flagNames = []struct {
 	name string
 }{{wire.SYN, "syn"}, {wire.FIN, "fin"}, {wire.RST, "rst"}, {wire.PSH, "psh"}, {wire.URG, "urg"}}
 
-// recv takes in a segment: seq= (default rcv.nxt) len= ack= (default snd.nxt)
-// win= (default 64000) tsval= tsecr= sack=1-2,3-4 fin rst syn urg noack size=.
+// recv takes in a segment: seq= (default rcv.nxt) len= ack= (default snd.una)
+// win= (default 64000) tsval= tsecr= sack=1-2,3-4 fin rst syn urg noack size=;
+// times=n: so often.
 func (s *Script) recv(a Args) error {
+	for n := a.or("times", 1); n > 1; n-- {
+		if err := s.recvOne(a); err != nil {
+			return err
+		}
+		s.drain()
+	}
+	return s.recvOne(a)
+}
+
+func (s *Script) recvOne(a Args) error {
 	seg := wire.Segment{
 		Seq:    s.value(a, "seq", rcvBase, s.c.RcvNxt()),
-		Ack:    s.value(a, "ack", sndBase, s.c.SndNxt()),
+		Ack:    s.value(a, "ack", sndBase, s.c.SndUna()),
 		Window: uint16(a.or("win", 64000) >> s.snap.SndWscale), Size: uint16(a.num("size")),
 		TSOK: a.has("tsval"), TSVal: uint32(a.num("tsval")), TSEcr: uint32(a.num("tsecr")),
 		Flags: wire.ACK,
