@@ -281,8 +281,9 @@ func TestRFC6675(t *testing.T) {
 			conn sack mss=1000 srtt=100 cc=reno
 			send n=10000
 			recv sack=1000-4000
-			recv ack=4000 => event: acked window; 0s: seq=9000 len=1000 psh ack=0 win=65535
-			recv ack=5000 => event: acked window`},
+			recv ack=4000 => event: acked window
+			recv ack=6000 => event: acked window; 0s: seq=9000 len=1000 psh ack=0 win=65535
+			recv ack=7000 => event: acked window`},
 		{"5", "Upon receipt of an ACK that covers RecoveryPoint, the loss recovery phase ends.", `
 			conn sack mss=1000 srtt=100 cc=reno
 			send n=10000
