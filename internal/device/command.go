@@ -2,6 +2,7 @@ package device
 
 import (
 	"slices"
+	"time"
 
 	"toehold/internal/abi"
 	"toehold/internal/flow"
@@ -173,27 +174,29 @@ func (d *Device) wantPassed(now mono.Time, batch uint32, c *conn) {
 func (d *Device) wantReleased(now mono.Time, batch uint32, c *conn) {
 	d.passAgain(now, c)
 	c.place, c.wanted = abi.PlaceLeaving, false
-	d.releasing = append(d.releasing, release{conn: c, batch: batch, left: drainTurns})
+	d.releasing = append(d.releasing, release{conn: c, batch: batch, by: now.Add(drainWithin)})
 }
 
-// drainTurns is how many turns must find both ports empty before a connection
-// that is released is forgotten.
-const drainTurns = 2
+// drainWithin bounds the wait for the frames that were turned to the device
+// before a flow was un-steered. A device that cannot keep up may never see its
+// ports empty; what it drops then is repaired as any loss.
+const drainWithin = 50 * time.Millisecond
 
-// release forgets the connections whose frames have all been passed.
-func (d *Device) release(busy bool) {
+// release forgets the connections whose frames have all been passed: each
+// port has been empty since they were to be released.
+func (d *Device) release(now mono.Time, uplinkEmpty, hostEmpty bool) {
 	keep := d.releasing[:0]
 	for _, r := range d.releasing {
-		if !busy {
-			r.left--
-		}
-		if r.left > 0 {
+		r.uplinkEmpty = r.uplinkEmpty || uplinkEmpty
+		r.hostEmpty = r.hostEmpty || hostEmpty
+		if now < r.by && !(r.uplinkEmpty && r.hostEmpty) {
 			keep = append(keep, r)
 			continue
 		}
 		d.forget(r.conn)
 		d.answer(abi.Released, r.batch, abi.Answer{HWID: r.conn.id})
 	}
+	clear(d.releasing[len(keep):])
 	d.releasing = keep
 }
 

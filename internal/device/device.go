@@ -63,7 +63,9 @@ type slot struct {
 type release struct {
 	conn  *conn
 	batch uint32
-	left  int // turns of the loop to wait
+	by    mono.Time // not to wait longer
+	// Each port has been empty since.
+	uplinkEmpty, hostEmpty bool
 }
 
 type answerKey struct {
@@ -135,7 +137,7 @@ func (d *Device) Turn(now mono.Time) (bool, error) {
 	if err := d.flush(); err != nil {
 		return false, err
 	}
-	d.release(n+m > 0)
+	d.release(now, n == 0, m == 0)
 	d.answerAll()
 	return n+m > 0, nil
 }
