@@ -93,7 +93,8 @@ func (r *rig) start(flags ...string) {
 
 // launch starts a daemon and waits until it is ready or has ended.
 func (r *rig) launch(socket string, flags ...string) error {
-	args := append([]string{"daemon", "--uplink", r.HostIf, "--socket", socket}, flags...)
+	// This machine may be so busy that a device is late for its heartbeat.
+	args := append([]string{"daemon", "--uplink", r.HostIf, "--socket", socket, "--stale-after", "500ms"}, flags...)
 	r.cmd = r.Host.Command("/proc/self/exe", args...)
 	r.errs = new(lockedBuffer)
 	r.cmd.Stderr = r.errs

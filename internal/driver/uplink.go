@@ -51,8 +51,10 @@ type uplink struct {
 	table   *handover.Table
 	proc    *process // nil between two device processes
 	up      bool
-	fenced  bool // by us; the steering programs may fence by themselves
-	unclean bool // flows are still steered though the device is lost
+	fenced  bool   // by us; the steering programs may fence by themselves
+	beat    uint64 // the last heartbeat seen
+	quiet   int    // ticks since then
+	unclean bool   // flows are still steered though the device is lost
 
 	retryAt  mono.Time // when to start the next process, 0 not by itself
 	backOff  time.Duration
@@ -187,7 +189,7 @@ func (u *uplink) run() {
 func (u *uplink) receive(msg []byte, ok bool) {
 	now := mono.Now()
 	if !ok {
-		u.lose(now, abi.DeviceDied, "it closed its socket")
+		u.lose(now, u.death(), "it closed its socket")
 		return
 	}
 	h, octets, err := abi.ParseHeader(msg)
@@ -296,7 +298,7 @@ func (u *uplink) unsteerAll(now mono.Time, why abi.Reason) {
 func (u *uplink) exited() {
 	now, p := mono.Now(), u.proc
 	if !p.doomed || !u.fenced {
-		u.lose(now, abi.DeviceDied, p.status)
+		u.lose(now, u.death(), p.status)
 	}
 	p.shut()
 	u.proc = nil
@@ -353,10 +355,32 @@ func (u *uplink) supervise(now mono.Time) {
 	case atomic.LoadUint32(&u.set.Control().Fenced) != 0:
 		u.lose(now, abi.DeviceHung, "the steering programs found its heartbeat stale")
 	default:
-		if age := u.heartbeatAge(now); age > u.cfg.StaleAfter {
-			u.lose(now, abi.DeviceHung, fmt.Sprintf("no heartbeat for %v", age.Round(time.Millisecond)))
-		}
+		u.listen(now)
 	}
+}
+
+// quietTicks is how many ticks in a row must find no new heartbeat: when the
+// whole machine was held up, the driver may wake before the device does.
+const quietTicks = 3
+
+// listen looks at the heartbeat.
+func (u *uplink) listen(now mono.Time) {
+	beat := atomic.LoadUint64(&u.set.Control().Heartbeat)
+	if u.quiet++; beat != u.beat {
+		u.beat, u.quiet = beat, 0
+	}
+	if age := u.heartbeatAge(now); age > u.cfg.StaleAfter && u.quiet >= quietTicks {
+		u.lose(now, abi.DeviceHung, fmt.Sprintf("no heartbeat for %v", age.Round(time.Millisecond)))
+	}
+}
+
+// death is the reason for a device that ended by itself. One that finds
+// itself fenced ends, since the steering programs found it stale before.
+func (u *uplink) death() abi.Reason {
+	if u.set != nil && !u.fenced && u.proc.greeted() && atomic.LoadUint32(&u.set.Control().Fenced) != 0 {
+		return abi.DeviceHung
+	}
+	return abi.DeviceDied
 }
 
 // heartbeatAge is how old the heartbeat is; one from the future is no news.

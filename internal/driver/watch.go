@@ -30,9 +30,13 @@ func (d *Driver) watch(ctx context.Context, changes <-chan kernel.Change) {
 			return
 		case c, ok := <-changes:
 			if !ok {
-				changes = nil
-				d.log.Error("changes of the network are not told any more")
-				continue
+				if ctx.Err() != nil {
+					return
+				}
+				// Something may have been missed: look at everything anew.
+				d.log.Warn("changes of the network were missed")
+				changes = d.watchAgain(ctx)
+				c = kernel.Change{Kind: kernel.RouteChanged}
 			}
 			d.forgetRoutes()
 			if c.Kind == kernel.LinkChanged {
@@ -47,8 +51,21 @@ func (d *Driver) watch(ctx context.Context, changes <-chan kernel.Change) {
 			d.refreshPaths()
 		case <-prune.C:
 			d.prune()
+			if changes == nil {
+				changes = d.watchAgain(ctx)
+			}
 		}
 	}
+}
+
+// watchAgain subscribes anew; nil, which the next pruning makes good, when that
+// cannot be.
+func (d *Driver) watchAgain(ctx context.Context) <-chan kernel.Change {
+	changes, err := kernel.Watch(ctx)
+	if err != nil {
+		d.log.Error("changes of the network are not told any more", "err", err)
+	}
+	return changes
 }
 
 func (d *Driver) forgetRoutes() {
