@@ -28,9 +28,7 @@ type Journal struct {
 	histories map[flow.Key]*history
 }
 
-// A history belongs to one socket: another with the same four-tuple has
-// another inode. (A cookie would do as well, but sockets have none until
-// somebody asks.)
+// A history belongs to one socket; see sameSocket.
 type history struct {
 	inode             uint64
 	offloads, uploads int
@@ -51,7 +49,7 @@ func (j *Journal) Add(e Event) {
 }
 
 // AddMove notes an event of one connection, in its history too. inode is its
-// socket's, 0 when no process holds it.
+// socket's.
 func (j *Journal) AddMove(id flow.ID, inode uint64, e Event) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -61,9 +59,7 @@ func (j *Journal) AddMove(id flow.ID, inode uint64, e Event) {
 		delete(j.histories, id.Key())
 		return
 	}
-	if inode != 0 {
-		j.remember(id.Key(), inode, &e)
-	}
+	j.remember(id.Key(), inode, &e)
 }
 
 func (j *Journal) add(e *Event) {
@@ -81,13 +77,14 @@ func (j *Journal) add(e *Event) {
 
 func (j *Journal) remember(k flow.Key, inode uint64, e *Event) {
 	h := j.histories[k]
-	if h == nil || h.inode != inode {
+	if h == nil || !sameSocket(h.inode, inode) {
 		if h == nil && len(j.histories) >= keptHistories {
 			return
 		}
 		h = &history{inode: inode}
 		j.histories[k] = h
 	}
+	h.inode = max(h.inode, inode)
 	switch e.Kind {
 	case EventOffloaded:
 		h.offloads++
@@ -105,7 +102,7 @@ func (j *Journal) remember(k flow.Key, inode uint64, e *Event) {
 func (j *Journal) fill(c *Connection, inode uint64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if h := j.histories[c.Flow().Key()]; h != nil && h.inode == inode {
+	if h := j.histories[c.Flow().Key()]; h != nil && sameSocket(h.inode, inode) {
 		c.Offloads, c.Uploads, c.Reason = h.offloads, h.uploads, h.reason
 	}
 }
@@ -114,7 +111,7 @@ func (j *Journal) fill(c *Connection, inode uint64) {
 func (j *Journal) moves(id flow.ID, inode uint64) []Move {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if h := j.histories[id.Key()]; h != nil && h.inode == inode {
+	if h := j.histories[id.Key()]; h != nil && sameSocket(h.inode, inode) {
 		return slices.Clone(h.moves)
 	}
 	return []Move{}

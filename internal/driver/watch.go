@@ -232,13 +232,11 @@ func (u *uplink) sweepSome(now mono.Time) {
 		if c == nil || c.Phase != handover.Owned {
 			continue
 		}
-		// A socket that its program has closed has no inode any more; another
-		// inode is another socket with the same four-tuple.
 		was, is := c.State.Inode, &states[i].Inode
 		if *is == 0 {
-			*is = was
+			*is = was // its program has closed it
 		}
-		if states[i].Special&abi.SpecialMissing != 0 || *is != was {
+		if states[i].Special&abi.SpecialMissing != 0 || !sameSocket(was, *is) {
 			gone = append(gone, some[i])
 			continue
 		}
@@ -249,6 +247,11 @@ func (u *uplink) sweepSome(now mono.Time) {
 		u.lose(now, abi.DeviceDied, err.Error())
 	}
 }
+
+// sameSocket compares the inodes of two sockets with the same four-tuple. A
+// socket that waits to be accepted, or that its program has closed, has none.
+// (A cookie would be there always, but is 0 until somebody asks for it.)
+func sameSocket(a, b uint64) bool { return a == b || a == 0 || b == 0 }
 
 // prune forgets the histories of sockets that are gone.
 func (d *Driver) prune() {
@@ -264,5 +267,8 @@ func (d *Driver) prune() {
 	for i := range socks {
 		alive[socks[i].Flow.Key()] = socks[i].State.Inode
 	}
-	d.journal.prune(func(k flow.Key, inode uint64) bool { return alive[k] == inode })
+	d.journal.prune(func(k flow.Key, inode uint64) bool {
+		now, ok := alive[k]
+		return ok && sameSocket(now, inode)
+	})
 }

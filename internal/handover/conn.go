@@ -84,7 +84,7 @@ type Outcome struct {
 	Ticket uint64 // of the request, 0 when it happened by itself
 	Flow   flow.ID
 	HWID   abi.HWID
-	Inode  uint64 // of the program's socket, 0 when it was not seen
+	Inode  uint64 // of the program's socket, 0 when it was not seen or not accepted yet
 	Reason abi.Reason
 	Detail string
 	Took   time.Duration // from the start of the move until the device, or the kernel, had the connection
@@ -104,8 +104,6 @@ func verdict(s *abi.KernelState) abi.Reason {
 		return abi.NotEstablished
 	case s.Flags&abi.FlagECN != 0:
 		return abi.ECN
-	case s.Inode == 0: // no process has a descriptor of it
-		return abi.NoOwner
 	}
 	return abi.None
 }
