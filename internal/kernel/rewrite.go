@@ -57,7 +57,8 @@ const (
 // before anything is rewritten; the kernel finds an entry by its tuple in
 // either direction.
 func conntrackStatus(id flow.ID) (uint32, error) {
-	request := nl.NewNetlinkRequest(subsystem<<8|get, 0)
+	// The answer says that more will follow, so an acknowledgement has to.
+	request := nl.NewNetlinkRequest(subsystem<<8|get, unix.NLM_F_ACK)
 	family, source := unix.AF_INET, sourceIP4
 	if !id.Is4() {
 		family, source = unix.AF_INET6, sourceIP6
@@ -87,16 +88,16 @@ func statusOf(answer []byte) (uint32, error) {
 	if len(answer) < generic {
 		return 0, fmt.Errorf("answer of %d octets", len(answer))
 	}
-	attributes, err := nl.ParseRouteAttr(answer[generic:])
-	if err != nil {
-		return 0, err
-	}
-	for _, a := range attributes {
-		if a.Attr.Type&typeMask == status && len(a.Value) >= 4 {
-			return binary.BigEndian.Uint32(a.Value), nil
+	var found []byte
+	whole := eachAttribute(answer[generic:], func(kind uint16, value []byte) {
+		if kind == status {
+			found = value
 		}
+	})
+	if !whole || len(found) < 4 {
+		return 0, errors.New("answer without a status")
 	}
-	return 0, errors.New("answer without a status")
+	return binary.BigEndian.Uint32(found), nil
 }
 
 // XFRM reports whether an IPsec policy of the calling thread's namespace

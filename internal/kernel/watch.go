@@ -1,17 +1,16 @@
 package kernel
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -120,67 +119,51 @@ func linkChange(data []byte) (Change, bool) {
 	if len(data) < unix.SizeofIfInfomsg {
 		return Change{}, false
 	}
-	attributes, err := nl.ParseRouteAttr(data[unix.SizeofIfInfomsg:])
-	if err != nil {
-		return Change{}, false
-	}
-	flags := binary.NativeEndian.Uint32(data[8:])
+	flags := number(data[8:])
 	const up = unix.IFF_UP | unix.IFF_RUNNING
-	c := Change{
-		Kind:    LinkChanged,
-		Ifindex: int(int32(binary.NativeEndian.Uint32(data[4:]))),
-		Up:      flags&up == up,
-	}
-	for _, a := range attributes {
-		switch {
-		case a.Attr.Type == unix.IFLA_MTU && len(a.Value) >= 4:
-			c.MTU = int(binary.NativeEndian.Uint32(a.Value))
-		case a.Attr.Type == unix.IFLA_ADDRESS:
-			c.Hardware = net.HardwareAddr(append([]byte(nil), a.Value...))
+	c := Change{Kind: LinkChanged, Ifindex: int(int32(number(data[4:]))), Up: flags&up == up}
+	ok := eachAttribute(data[unix.SizeofIfInfomsg:], func(kind uint16, value []byte) {
+		switch kind {
+		case unix.IFLA_MTU:
+			c.MTU = int(number(value))
+		case unix.IFLA_ADDRESS:
+			c.Hardware = bytes.Clone(value)
 		}
-	}
-	return c, true
+	})
+	return c, ok
 }
 
 func addressChange(data []byte) (Change, bool) {
 	if len(data) < unix.SizeofIfAddrmsg {
 		return Change{}, false
 	}
-	attributes, err := nl.ParseRouteAttr(data[unix.SizeofIfAddrmsg:])
-	if err != nil {
-		return Change{}, false
-	}
-	c := Change{Kind: AddressChanged, Ifindex: int(binary.NativeEndian.Uint32(data[4:]))}
-	for _, a := range attributes {
+	c := Change{Kind: AddressChanged, Ifindex: int(int32(number(data[4:])))}
+	ok := eachAttribute(data[unix.SizeofIfAddrmsg:], func(kind uint16, value []byte) {
 		// With a peer (point to point), IFA_LOCAL is this end.
-		if a.Attr.Type == unix.IFA_LOCAL || a.Attr.Type == unix.IFA_ADDRESS && !c.Prefix.IsValid() {
-			c.Prefix = prefix(a.Value, data[1])
+		if kind == unix.IFA_LOCAL || kind == unix.IFA_ADDRESS && !c.Prefix.IsValid() {
+			c.Prefix = prefix(value, data[1])
 		}
-	}
-	return c, true
+	})
+	return c, ok
 }
 
 func routeChange(data []byte) (Change, bool) {
 	if len(data) < unix.SizeofRtMsg {
 		return Change{}, false
 	}
-	attributes, err := nl.ParseRouteAttr(data[unix.SizeofRtMsg:])
-	if err != nil {
-		return Change{}, false
-	}
 	c := Change{Kind: RouteChanged, Prefix: prefix(make([]byte, 4), 0)}
 	if data[0] == unix.AF_INET6 {
 		c.Prefix = prefix(make([]byte, 16), 0)
 	}
-	for _, a := range attributes {
-		switch {
-		case a.Attr.Type == unix.RTA_DST:
-			c.Prefix = prefix(a.Value, data[1])
-		case a.Attr.Type == unix.RTA_OIF && len(a.Value) >= 4:
-			c.Ifindex = int(binary.NativeEndian.Uint32(a.Value))
+	ok := eachAttribute(data[unix.SizeofRtMsg:], func(kind uint16, value []byte) {
+		switch kind {
+		case unix.RTA_DST:
+			c.Prefix = prefix(value, data[1])
+		case unix.RTA_OIF:
+			c.Ifindex = int(int32(number(value)))
 		}
-	}
-	return c, true
+	})
+	return c, ok
 }
 
 func prefix(address []byte, bits uint8) netip.Prefix {
@@ -193,19 +176,18 @@ func neighbourChange(data []byte) (Change, bool) {
 	if len(data) < header {
 		return Change{}, false
 	}
-	attributes, err := nl.ParseRouteAttr(data[header:])
-	if err != nil {
-		return Change{}, false
+	c := Change{
+		Kind:    NeighbourChanged,
+		Ifindex: int(int32(number(data[4:]))),
+		Gone:    binary.NativeEndian.Uint16(data[8:])&usable == 0,
 	}
-	c := Change{Kind: NeighbourChanged, Ifindex: int(int32(binary.NativeEndian.Uint32(data[4:])))}
-	c.Gone = binary.NativeEndian.Uint16(data[8:])&usable == 0
-	for _, a := range attributes {
-		switch a.Attr.Type {
+	ok := eachAttribute(data[header:], func(kind uint16, value []byte) {
+		switch kind {
 		case netlink.NDA_DST:
-			c.Address, _ = netip.AddrFromSlice(a.Value)
+			c.Address, _ = netip.AddrFromSlice(value)
 		case netlink.NDA_LLADDR:
-			c.Hardware = net.HardwareAddr(append([]byte(nil), a.Value...))
+			c.Hardware = bytes.Clone(value)
 		}
-	}
-	return c, true
+	})
+	return c, ok
 }
