@@ -1,12 +1,16 @@
 package kernel
 
 import (
+	"bytes"
+	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -267,12 +271,38 @@ func TestSocketInode(t *testing.T) {
 	}
 }
 
-func TestRecordsThatAreNotWhole(t *testing.T) {
-	if _, err := records[socketRecord](make([]byte, 185)); err == nil {
-		t.Error("185 octets were taken for records")
+// Records arrive whole however the stream is cut.
+func TestEachRecord(t *testing.T) {
+	octets := make([]byte, 32*5000)
+	for i := range octets {
+		octets[i] = byte(i / 32)
 	}
-	if all, err := records[socketRecord](nil); err != nil || len(all) != 0 {
-		t.Errorf("nothing gave %v, %v", all, err)
+	for name, from := range map[string]io.Reader{
+		"whole":              bytes.NewReader(octets),
+		"in halves":          iotest.HalfReader(bytes.NewReader(octets)),
+		"in octets":          iotest.OneByteReader(bytes.NewReader(octets)),
+		"error with the end": iotest.DataErrReader(bytes.NewReader(octets)),
+	} {
+		n := 0
+		err := eachRecord(from, func(r *ownerRecord) {
+			if r.Comm[0] != byte(n) || r.Comm[15] != byte(n) || byte(r.Inode) != byte(n) {
+				t.Fatalf("%s: record %d is %v", name, n, *r)
+			}
+			n++
+		})
+		if n != 5000 || err != nil {
+			t.Errorf("%s: %d records, %v", name, n, err)
+		}
+	}
+	none := func(r *ownerRecord) { t.Errorf("record %v", *r) }
+	if err := eachRecord(bytes.NewReader(nil), none); err != nil {
+		t.Error(err)
+	}
+	if err := eachRecord(bytes.NewReader(octets[:31]), none); err == nil {
+		t.Error("31 octets are a record")
+	}
+	if err := eachRecord(iotest.ErrReader(os.ErrClosed), none); !errors.Is(err, os.ErrClosed) {
+		t.Error(err)
 	}
 }
 

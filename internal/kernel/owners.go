@@ -44,8 +44,9 @@ func byInode(socks []Socket) map[uint64]*Socket {
 	return wanted
 }
 
-func found(wanted map[uint64]*Socket, inode uint64, o Owner) {
-	if s := wanted[inode]; s != nil && s.Owner.PID == 0 {
+// found keeps the first owner.
+func found(s *Socket, o Owner) {
+	if s.Owner.PID == 0 {
 		s.Owner = o
 	}
 }
@@ -63,15 +64,12 @@ func ownersFromIterator(wanted map[uint64]*Socket) error {
 	if err != nil {
 		return err
 	}
-	records, err := readAll[ownerRecord](it.owners)
-	if err != nil {
-		return err
-	}
-	for _, r := range records {
-		comm, _, _ := bytes.Cut(r.Comm[:], []byte{0})
-		found(wanted, r.Inode, Owner{int(r.PID), string(comm), int(r.FD)})
-	}
-	return nil
+	return each(it.owners, func(r *ownerRecord) {
+		if s := wanted[r.Inode]; s != nil {
+			comm, _, _ := bytes.Cut(r.Comm[:], []byte{0})
+			found(s, Owner{int(r.PID), string(comm), int(r.FD)})
+		}
+	})
 }
 
 // ownersFromProc looks through a proc file system. Processes that end, or
@@ -104,7 +102,7 @@ func ownersFromProcess(dir string, pid int, wanted map[uint64]*Socket) {
 			name, _ := os.ReadFile(filepath.Join(dir, "comm"))
 			comm = strings.TrimSuffix(string(name), "\n")
 		}
-		found(wanted, inode, Owner{pid, comm, fd})
+		found(wanted[inode], Owner{pid, comm, fd})
 	}
 }
 

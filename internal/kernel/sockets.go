@@ -1,10 +1,11 @@
 package kernel
 
 import (
-	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -57,42 +58,54 @@ func Sockets() ([]Socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	records, err := readAll[socketRecord](it.sockets)
+	socks := make([]Socket, 0, lastCount.Load())
+	err = each(it.sockets, func(r *socketRecord) {
+		socks = append(socks, Socket{Flow: r.Key.ID(), State: r.State})
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list sockets: %w", err)
 	}
-	socks := make([]Socket, len(records))
-	for i := range records {
-		socks[i] = Socket{Flow: records[i].Key.ID(), State: records[i].State}
-	}
+	lastCount.Store(int64(len(socks) + len(socks)/8))
 	return socks, nil
 }
 
-// readAll runs an iterator and returns the records that it wrote. An iterator
-// is of the namespace that its thread is in when it is opened.
-func readAll[R any](it *link.Iter) ([]R, error) {
+// lastCount is how many sockets to make room for.
+var lastCount atomic.Int64
+
+// each runs an iterator and calls f with every record that it writes, which
+// is borrowed. An iterator is of the namespace that its thread is in when it
+// is opened.
+func each[R any](it *link.Iter, f func(*R)) error {
 	file, err := it.Open()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer file.Close()
-	var octets bytes.Buffer
-	// The kernel fills 32 KiB at a time.
-	octets.Grow(256 << 10)
-	if _, err := io.Copy(&octets, file); err != nil {
-		return nil, err
-	}
-	return records[R](octets.Bytes())
+	return eachRecord(file, f)
 }
 
-// records copies octets to where records of their type may stand.
-func records[R any](octets []byte) ([]R, error) {
+// eachRecord reads records from a stream. The kernel fills 32 KiB at a time,
+// and may cut a record at the end of a read.
+func eachRecord[R any](from io.Reader, f func(*R)) error {
 	var r R
 	size := int(unsafe.Sizeof(r))
-	if len(octets)%size != 0 {
-		return nil, fmt.Errorf("%d octets are no whole records of %d", len(octets), size)
+	buf := make([]byte, 64<<10)
+	for have := 0; ; {
+		n, err := from.Read(buf[have:])
+		have += n
+		whole := buf[:have-have%size]
+		for at := 0; at < len(whole); at += size {
+			copy(unsafe.Slice((*byte)(unsafe.Pointer(&r)), size), whole[at:])
+			f(&r)
+		}
+		have = copy(buf, buf[len(whole):have])
+		switch {
+		case errors.Is(err, io.EOF) && have == 0:
+			return nil
+		case errors.Is(err, io.EOF):
+			return fmt.Errorf("the last %d octets are no record of %d", have, size)
+		case err != nil:
+			return err
+		}
 	}
-	all := make([]R, len(octets)/size)
-	copy(unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(all))), len(octets)), octets)
-	return all, nil
 }
