@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -30,13 +31,15 @@ const transferSize = 8 << 20
 type worker struct {
 	kind     string // download, upload, request, nginx, redis
 	network  string // tcp4 or tcp6
-	seed     uint64
-	transfer func(ctx context.Context, w *worker) (int64, error)
+	server   string // its address
+	seed     uint64 // of the next transfer
+	ns       *testnet.Namespace
+	transfer func(w *worker) (int64, error)
+	conn     *connection // the only one; nil before the first transfer
 
 	octets    atomic.Int64 // that both ends agree on
 	moving    atomic.Int64 // octets seen on the connection so far, either way
 	transfers atomic.Int64
-	conn      *watchedConn // the only one
 	address   atomic.Value // netip.AddrPort: the connection's end in the peer's namespace
 	failed    error        // read after the worker has ended
 }
@@ -58,12 +61,18 @@ func (w *worker) run(ctx context.Context, stop <-chan struct{}) {
 	}
 }
 
+// once makes one transfer, on a new connection the first time.
 func (w *worker) once(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, transferTimeout)
-	defer cancel()
-	n, err := w.transfer(ctx, w)
+	if w.conn == nil {
+		if err := w.connect(); err != nil {
+			return err
+		}
+	}
+	w.conn.SetDeadline(time.Now().Add(transferTimeout))
+	defer context.AfterFunc(ctx, func() { w.conn.SetDeadline(time.Unix(1, 0)) })()
+	n, err := w.transfer(w)
 	if err != nil {
-		return fmt.Errorf("%s over %s, transfer %d: %w", w.kind, w.network, w.transfers.Load()+1, err)
+		return fmt.Errorf("%s over %s (%v), transfer %d: %w", w.kind, w.network, w.address.Load(), w.transfers.Load()+1, err)
 	}
 	w.octets.Add(n)
 	w.transfers.Add(1)
@@ -71,87 +80,77 @@ func (w *worker) once(ctx context.Context) error {
 	return nil
 }
 
+func (w *worker) connect() error {
+	c, err := w.ns.Dial(w.network, w.server)
+	if err != nil {
+		return err
+	}
+	w.address.Store(rig.Address(c.LocalAddr()))
+	counted := &countedConn{c, &w.moving}
+	w.conn = &connection{counted, bufio.NewReaderSize(counted, bufferSize), bufio.NewWriterSize(counted, bufferSize)}
+	return nil
+}
+
+// close ends the connection of a worker that has ended.
+func (w *worker) close() {
+	if w.conn != nil {
+		w.conn.Close()
+	}
+}
+
 // errDigest is a transfer whose two ends hashed different octets.
 var errDigest = errors.New("the ends disagree on the octets")
 
-// dialer connects from a namespace, for a worker.
-func dialer(ns *testnet.Namespace, w *worker) func(ctx context.Context, network, address string) (net.Conn, error) {
-	return func(_ context.Context, _, address string) (net.Conn, error) {
-		// A connection that was lost would be opened again by HTTP without
-		// a word.
-		if w.conn != nil {
-			return nil, fmt.Errorf("the connection %v was lost: %v", w.address.Load(), w.conn.failure.Load())
-		}
-		c, err := ns.Dial(w.network, address)
-		if err != nil {
-			return nil, err
-		}
-		w.address.Store(rig.Address(c.LocalAddr()))
-		w.conn = &watchedConn{Conn: c, octets: &w.moving}
-		return w.conn, nil
-	}
-}
-
-// A watchedConn counts what passes, for progress and throughput, and keeps
-// its first error.
-type watchedConn struct {
+// A connection is a client's, with its buffers. HTTP is spoken on it by hand,
+// a request and then its answer, since net/http's client opens another one
+// without a word when it likes.
+type connection struct {
 	net.Conn
-	octets  *atomic.Int64
-	failure atomic.Value // string
+	in  *bufio.Reader
+	out *bufio.Writer
 }
 
-func (c *watchedConn) Read(b []byte) (int, error) {
+// A countedConn counts what passes, for progress and throughput.
+type countedConn struct {
+	net.Conn
+	octets *atomic.Int64
+}
+
+func (c *countedConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
-	c.note("read", n, err)
-	return n, err
-}
-
-func (c *watchedConn) Write(b []byte) (int, error) {
-	n, err := c.Conn.Write(b)
-	c.note("write", n, err)
-	return n, err
-}
-
-func (c *watchedConn) note(what string, n int, err error) {
 	c.octets.Add(int64(n))
-	if err != nil {
-		c.failure.CompareAndSwap(nil, fmt.Sprintf("%s at %s: %v", what, time.Now().Format("15:04:05.000"), err))
-	}
+	return n, err
 }
 
-// httpWorker returns a worker over one HTTP connection of its own.
-func httpWorker(ns *testnet.Namespace, network, kind string, seed uint64, base string) *worker {
-	w := &worker{kind: kind, network: network, seed: seed << 32}
-	client := &http.Client{Transport: &http.Transport{
-		DialContext: dialer(ns, w), MaxConnsPerHost: 1, DisableCompression: true,
-		WriteBufferSize: bufferSize, ReadBufferSize: bufferSize,
-	}}
-	switch kind {
-	case "download":
-		w.transfer = func(ctx context.Context, w *worker) (int64, error) { return getStream(ctx, client, base, w.seed) }
-	case "upload":
-		w.transfer = func(ctx context.Context, w *worker) (int64, error) { return postStream(ctx, client, base, w.seed) }
-	case "request":
-		w.transfer = func(ctx context.Context, w *worker) (int64, error) { return postEcho(ctx, client, base, w.seed) }
-	}
-	return w
+func (c *countedConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	c.octets.Add(int64(n))
+	return n, err
 }
 
-// do makes a request and hands its body, read to the end, to a hash or a
-// buffer.
-func do(ctx context.Context, client *http.Client, method, url string, body io.Reader, size int64, into io.Writer) (*http.Response, error) {
-	r, err := http.NewRequestWithContext(ctx, method, url, body)
+// httpTransfers are what workers do with the demo's own server.
+var httpTransfers = map[string]func(w *worker) (int64, error){
+	"download": getStream, "upload": postStream, "request": postEcho,
+}
+
+// do makes a request and hands the answer's body, read to its end, to a hash
+// or a buffer.
+func (w *worker) do(method, path string, body io.Reader, size int64, into io.Writer) (*http.Response, error) {
+	r, err := http.NewRequest(method, "http://"+w.server+path, body)
 	if err != nil {
 		return nil, err
 	}
 	r.ContentLength = size
-	response, err := client.Do(r)
+	if err := errors.Join(r.Write(w.conn.out), w.conn.out.Flush()); err != nil {
+		return nil, fmt.Errorf("request: %w", err)
+	}
+	response, err := http.ReadResponse(w.conn.in, r)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("answer: %w", err)
 	}
 	defer response.Body.Close()
 	if _, err := io.CopyBuffer(writeOnly{into}, response.Body, make([]byte, bufferSize)); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("answer: %w", err)
 	}
 	if response.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("status %s", response.Status)
@@ -159,10 +158,9 @@ func do(ctx context.Context, client *http.Client, method, url string, body io.Re
 	return response, nil
 }
 
-func getStream(ctx context.Context, client *http.Client, base string, seed uint64) (int64, error) {
+func getStream(w *worker) (int64, error) {
 	h := sha256.New()
-	url := fmt.Sprintf("%s/download/%d/%d", base, seed, transferSize)
-	response, err := do(ctx, client, http.MethodGet, url, nil, 0, h)
+	response, err := w.do(http.MethodGet, fmt.Sprintf("/download/%d/%d", w.seed, transferSize), nil, 0, h)
 	if err != nil {
 		return 0, err
 	}
@@ -172,11 +170,11 @@ func getStream(ctx context.Context, client *http.Client, base string, seed uint6
 	return transferSize, nil
 }
 
-func postStream(ctx context.Context, client *http.Client, base string, seed uint64) (int64, error) {
+func postStream(w *worker) (int64, error) {
 	h := sha256.New()
-	body := io.TeeReader(io.LimitReader(rig.NewStream(seed), transferSize), h)
+	body := io.TeeReader(io.LimitReader(rig.NewStream(w.seed), transferSize), h)
 	var answer bytes.Buffer
-	if _, err := do(ctx, client, http.MethodPost, base+"/upload", body, transferSize, &answer); err != nil {
+	if _, err := w.do(http.MethodPost, "/upload", body, transferSize, &answer); err != nil {
 		return 0, err
 	}
 	if answer.String() != rig.Hex(h) {
@@ -188,11 +186,11 @@ func postStream(ctx context.Context, client *http.Client, base string, seed uint
 // requestSizes are the sizes of requests and their answers, by turns.
 var requestSizes = []int{1, 64, 300, 1460, 4096, 20000}
 
-func postEcho(ctx context.Context, client *http.Client, base string, seed uint64) (int64, error) {
-	sent := make([]byte, requestSizes[seed%uint64(len(requestSizes))])
-	rig.NewStream(seed).Read(sent)
+func postEcho(w *worker) (int64, error) {
+	sent := make([]byte, requestSizes[w.seed%uint64(len(requestSizes))])
+	rig.NewStream(w.seed).Read(sent)
 	var answer bytes.Buffer
-	if _, err := do(ctx, client, http.MethodPost, base+"/echo", bytes.NewReader(sent), int64(len(sent)), &answer); err != nil {
+	if _, err := w.do(http.MethodPost, "/echo", bytes.NewReader(sent), int64(len(sent)), &answer); err != nil {
 		return 0, err
 	}
 	if sha256.Sum256(answer.Bytes()) != sha256.Sum256(sent) {
@@ -221,6 +219,7 @@ func (c *crew) finish() []error {
 	c.done.Wait()
 	var failed []error
 	for _, w := range c.workers {
+		w.close()
 		if w.failed != nil {
 			failed = append(failed, w.failed)
 		}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
@@ -65,6 +66,9 @@ func Run(ctx context.Context, o Options) (err error) {
 		d.out = io.Discard
 	}
 	err = d.all(ctx)
+	if err != nil && d.rig != nil {
+		err = fmt.Errorf("%w\nthe daemon logged: %s", err, d.rig.Log())
+	}
 	err = errors.Join(err, d.clean())
 	if ctx.Err() != nil {
 		return errors.Join(errors.New("interrupted; everything is removed"), ctx.Err())
@@ -110,10 +114,7 @@ func (d *run) build(ctx context.Context) (err error) {
 		return err
 	}
 	server, err := startServer(ctx, n, d.folder)
-	if server != nil {
-		d.servers = append(d.servers, server)
-	}
-	if err != nil {
+	if d.keep(server); err != nil {
 		return err
 	}
 	d.addWorkers(n)
@@ -137,13 +138,19 @@ var hands = []struct {
 }{{"download", 4}, {"upload", 3}, {"request", 4}}
 
 func (d *run) addWorkers(n *testnet.Net) {
-	for network, address := range map[string]string{"tcp4": at(n.HostIP4, serverPort), "tcp6": at(n.HostIP6, serverPort)} {
-		for _, h := range hands {
-			for range h.count {
-				seed := uint64(len(d.crew.workers) + 1)
-				d.crew.workers = append(d.crew.workers, httpWorker(n.Peer, network, h.kind, seed, "http://"+address))
-			}
+	for _, h := range hands {
+		for range h.count {
+			d.addPair(n, h.kind, serverPort, httpTransfers[h.kind])
 		}
+	}
+}
+
+// addPair adds a worker over IPv4 and one over IPv6.
+func (d *run) addPair(n *testnet.Net, kind string, port uint16, transfer func(w *worker) (int64, error)) {
+	for network, host := range map[string]netip.Addr{"tcp4": n.HostIP4, "tcp6": n.HostIP6} {
+		seed := uint64(len(d.crew.workers)+1) << 32
+		d.crew.workers = append(d.crew.workers,
+			&worker{kind: kind, network: network, server: at(host, port), seed: seed, ns: n.Peer, transfer: transfer})
 	}
 }
 
@@ -151,28 +158,26 @@ func (d *run) addWorkers(n *testnet.Net) {
 func (d *run) addPrograms(ctx context.Context, n *testnet.Net) error {
 	if path, err := exec.LookPath("nginx"); err == nil {
 		p, digest, err := startNginx(ctx, n, d.folder, path)
-		if p != nil {
-			d.servers = append(d.servers, p)
-		}
-		if err != nil {
+		if d.keep(p); err != nil {
 			return err
 		}
-		d.crew.workers = append(d.crew.workers,
-			nginxWorker(n.Peer, "tcp4", "http://"+at(n.HostIP4, nginxPort), digest),
-			nginxWorker(n.Peer, "tcp6", "http://"+at(n.HostIP6, nginxPort), digest))
+		d.addPair(n, "nginx", nginxPort, fromNginx(digest))
 	}
 	if path, err := exec.LookPath("redis-server"); err == nil {
 		p, err := startRedis(ctx, n, d.folder, path)
-		if p != nil {
-			d.servers = append(d.servers, p)
-		}
-		if err != nil {
+		if d.keep(p); err != nil {
 			return err
 		}
-		d.crew.workers = append(d.crew.workers,
-			redisWorker(n.Peer, "tcp4", at(n.HostIP4, redisPort)), redisWorker(n.Peer, "tcp6", at(n.HostIP6, redisPort)))
+		d.addPair(n, "redis", redisPort, setAndGet)
 	}
 	return nil
+}
+
+// keep notes a server, if it was started, to be stopped in the end.
+func (d *run) keep(p *program) {
+	if p != nil {
+		d.servers = append(d.servers, p)
+	}
 }
 
 // connect starts the traffic and waits until every connection has some.

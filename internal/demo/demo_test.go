@@ -100,36 +100,51 @@ func corrupt(h http.Handler) http.Handler {
 	})
 }
 
-func TestOneWrongOctetIsSeen(t *testing.T) {
-	s := httptest.NewServer(corrupt(handler()))
-	defer s.Close()
-	for name, transfer := range map[string]func(context.Context, *http.Client, string, uint64) (int64, error){
-		"download": getStream, "upload": postStream, "request": postEcho,
-	} {
-		if _, err := transfer(t.Context(), s.Client(), s.URL, 3); !errors.Is(err, errDigest) {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-}
-
-func TestConnectionThatIsLost(t *testing.T) {
+// workerOf is a worker with a server of a test, in a network of its own.
+func workerOf(t *testing.T, kind string, h http.Handler) (*worker, *httptest.Server) {
+	t.Helper()
 	n := testnet.New(t)
 	l, err := n.Host.Listen("tcp", at(n.HostIP4, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	s := httptest.NewUnstartedServer(handler())
+	s := httptest.NewUnstartedServer(h)
+	s.Listener.Close()
 	s.Listener = l
 	s.Start()
-	defer s.Close()
-	w := httpWorker(n.Peer, "tcp4", "request", 1, s.URL)
+	t.Cleanup(s.Close)
+	w := &worker{kind: kind, network: "tcp4", server: l.Addr().String(), seed: 3, ns: n.Peer, transfer: httpTransfers[kind]}
+	t.Cleanup(w.close)
+	return w, s
+}
+
+func TestOneWrongOctetIsSeen(t *testing.T) {
+	for kind := range httpTransfers {
+		w, _ := workerOf(t, kind, corrupt(handler()))
+		if err := w.once(t.Context()); !errors.Is(err, errDigest) {
+			t.Errorf("%s: %v", kind, err)
+		}
+	}
+}
+
+func TestConnectionThatIsLost(t *testing.T) {
+	w, s := workerOf(t, "request", handler())
 	if err := w.once(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	s.CloseClientConnections()
 	if err := w.once(t.Context()); err == nil {
 		t.Error("a connection that was closed was opened again, and nobody noticed")
+	}
+}
+
+func TestInterruptEndsATransfer(t *testing.T) {
+	w, _ := workerOf(t, "request", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(20*time.Millisecond, cancel)
+	begin := time.Now()
+	if err := w.once(ctx); err == nil || time.Since(begin) > transferTimeout/2 {
+		t.Errorf("after %s: %v", time.Since(begin), err)
 	}
 }
 
@@ -153,7 +168,8 @@ func TestSetAndGet(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := redisWorker(n.Peer, "tcp4", at(n.HostIP4, redisPort))
+	w := &worker{kind: "redis", network: "tcp4", server: at(n.HostIP4, redisPort), ns: n.Peer, transfer: setAndGet}
+	defer w.close()
 	for range 3 {
 		if err := w.once(t.Context()); err != nil {
 			t.Error(err)

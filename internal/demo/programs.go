@@ -1,13 +1,11 @@
 package demo
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -126,13 +124,11 @@ func startNginx(ctx context.Context, n *testnet.Net, folder, path string) (*prog
 	return p, fmt.Sprintf("%x", sha256.Sum256(blob)), p.awaitListen(ctx, n.Host, at(n.HostIP6, nginxPort))
 }
 
-// nginxWorker downloads nginx's file over one connection.
-func nginxWorker(ns *testnet.Namespace, network, base, digest string) *worker {
-	w := httpWorker(ns, network, "nginx", 0, base)
-	client := &http.Client{Transport: &http.Transport{DialContext: dialer(ns, w), MaxConnsPerHost: 1, ReadBufferSize: bufferSize}}
-	w.transfer = func(ctx context.Context, w *worker) (int64, error) {
+// fromNginx downloads nginx's file, whose digest is known.
+func fromNginx(digest string) func(w *worker) (int64, error) {
+	return func(w *worker) (int64, error) {
 		h := sha256.New()
-		if _, err := do(ctx, client, http.MethodGet, base+"/blob", nil, 0, h); err != nil {
+		if _, err := w.do(http.MethodGet, "/blob", nil, 0, h); err != nil {
 			return 0, err
 		}
 		if rig.Hex(h) != digest {
@@ -140,7 +136,6 @@ func nginxWorker(ns *testnet.Namespace, network, base, digest string) *worker {
 		}
 		return transferSize, nil
 	}
-	return w
 }
 
 func startRedis(ctx context.Context, n *testnet.Net, folder, path string) (*program, error) {
@@ -152,41 +147,21 @@ func startRedis(ctx context.Context, n *testnet.Net, folder, path string) (*prog
 	return p, p.awaitListen(ctx, n.Host, at(n.HostIP6, redisPort))
 }
 
-// redisWorker stores values and reads them back over one connection.
-func redisWorker(ns *testnet.Namespace, network, address string) *worker {
-	w := &worker{kind: "redis", network: network, seed: 1 << 40}
-	var c net.Conn
-	var replies *bufio.Reader
-	w.transfer = func(ctx context.Context, w *worker) (n int64, err error) {
-		if c == nil {
-			if c, err = dialer(ns, w)(ctx, network, address); err != nil {
-				return 0, err
-			}
-			replies = bufio.NewReader(c)
-		}
-		deadline, _ := ctx.Deadline()
-		c.SetDeadline(deadline)
-		defer context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })()
-		return setAndGet(c, replies, w.network, w.seed)
-	}
-	return w
-}
-
 // redisSize is the size of a value, in octets.
 const redisSize = 100 << 10
 
 // setAndGet sends a SET and a GET in one go and compares what comes back. Each
 // connection has a key of its own.
-func setAndGet(c io.Writer, replies *bufio.Reader, key string, seed uint64) (int64, error) {
-	value := make([]byte, redisSize)
-	rig.NewStream(seed).Read(value)
+func setAndGet(w *worker) (int64, error) {
+	key, value := w.network, make([]byte, redisSize)
+	rig.NewStream(w.seed).Read(value)
 	request := fmt.Appendf(nil, "*3\r\n$3\r\nSET\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n*2\r\n$3\r\nGET\r\n$%d\r\n%s\r\n",
 		len(key), key, len(value), value, len(key), key)
-	if _, err := c.Write(request); err != nil {
+	if _, err := w.conn.Write(request); err != nil {
 		return 0, err
 	}
 	for _, want := range []string{"+OK", fmt.Sprintf("$%d", len(value))} {
-		line, err := replies.ReadString('\n')
+		line, err := w.conn.in.ReadString('\n')
 		if err != nil {
 			return 0, err
 		}
@@ -195,7 +170,7 @@ func setAndGet(c io.Writer, replies *bufio.Reader, key string, seed uint64) (int
 		}
 	}
 	got := make([]byte, len(value)+len("\r\n"))
-	if _, err := io.ReadFull(replies, got); err != nil {
+	if _, err := io.ReadFull(w.conn.in, got); err != nil {
 		return 0, err
 	}
 	if sha256.Sum256(got[:len(value)]) != sha256.Sum256(value) {

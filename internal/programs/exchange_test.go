@@ -102,7 +102,6 @@ type mover struct {
 	random *rand.Rand
 
 	offloads, uploads, refusals int
-	took                        []int64
 	err                         error
 	stop                        context.CancelFunc
 	done                        chan struct{}
