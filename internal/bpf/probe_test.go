@@ -5,7 +5,9 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+	"unsafe"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"toehold/internal/abi"
@@ -192,6 +194,21 @@ func TestProbeOfSpecialSockets(t *testing.T) {
 		{"repair", abi.SpecialRepair, func(t *testing.T, s, peer *net.TCPConn) {
 			control(t, s, func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR, 1) })
 		}},
+		{"urgent data that was read past", 0, func(t *testing.T, s, peer *net.TCPConn) {
+			control(t, peer, func(fd int) error { return unix.Sendto(fd, []byte("!."), unix.MSG_OOB, nil) })
+			move(t, peer, s, 2) // "!" and one more; "." was the urgent octet
+		}},
+		{"MD5 signatures", abi.SpecialMD5, func(t *testing.T, s, peer *net.TCPConn) {
+			control(t, s, func(fd int) error { return signWithMD5(fd, n.PeerIP4.Next()) })
+		}},
+		{"in a sockmap", abi.SpecialSockmap, func(t *testing.T, s, peer *net.TCPConn) {
+			m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.SockMap, KeySize: 4, ValueSize: 4, MaxEntries: 1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { m.Close() })
+			control(t, s, func(fd int) error { return m.Put(uint32(0), uint32(fd)) })
+		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s, peer := connect(t, n.Host, n.Peer, n.HostIP4)
@@ -200,6 +217,75 @@ func TestProbeOfSpecialSockets(t *testing.T) {
 				return probeOne(t, set, n.Host, keyOf(s)).Special == tt.want
 			})
 		})
+	}
+}
+
+// signWithMD5 gives a socket a key for an address. The address need not be
+// the peer's for the socket to count as one that signs.
+func signWithMD5(fd int, for4 netip.Addr) error {
+	var sig struct { // struct tcp_md5sig
+		Family  uint16
+		_       uint16
+		Address [4]byte
+		_       [120]byte
+		Flags   uint8
+		Prefix  uint8
+		KeyLen  uint16
+		Ifindex int32
+		Key     [80]byte
+	}
+	sig.Family, sig.Address, sig.KeyLen = unix.AF_INET, for4.As4(), 3
+	copy(sig.Key[:], "key")
+	octets := unsafe.Slice((*byte)(unsafe.Pointer(&sig)), unsafe.Sizeof(sig))
+	return unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_MD5SIG, string(octets))
+}
+
+// A subflow of Multipath TCP is found by its own four-tuple.
+func TestProbeOfMultipathTCP(t *testing.T) {
+	n, set := testnet.New(t), loadSet(t)
+	var listen net.ListenConfig
+	listen.SetMultipathTCP(true)
+	var dial net.Dialer
+	dial.SetMultipathTCP(true)
+	var l net.Listener
+	var c net.Conn
+	err := n.Host.Do(func() (err error) {
+		l, err = listen.Listen(t.Context(), "tcp", netip.AddrPortFrom(n.HostIP4, 0).String())
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	err = n.Peer.Do(func() (err error) { c, err = dial.Dial("tcp", l.Addr().String()); return err })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if is, err := c.(*net.TCPConn).MultipathTCP(); !is || err != nil {
+		t.Fatalf("multipath %t, %v", is, err)
+	}
+	if k := probeOne(t, set, n.Peer, keyOf(c)); k.Special&abi.SpecialMPTCP == 0 {
+		t.Errorf("special %#x", k.Special)
+	}
+}
+
+// An IPv6 socket with an IPv4 peer is found by its IPv4 addresses.
+func TestProbeOfMappedSocket(t *testing.T) {
+	n, set := testnet.New(t), loadSet(t)
+	l, err := n.Host.Listen("tcp", "[::]:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	to := netip.AddrPortFrom(n.HostIP4, l.Addr().(*net.TCPAddr).AddrPort().Port())
+	c, err := n.Peer.Dial("tcp4", to.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if k := probeOne(t, set, n.Host, keyOf(c).Reverse()); k.Special != 0 || k.State != unix.BPF_TCP_ESTABLISHED {
+		t.Errorf("state %d, special %#x", k.State, k.Special)
 	}
 }
 

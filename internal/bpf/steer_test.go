@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"toehold/internal/abi"
 	"toehold/internal/flow"
 )
@@ -76,8 +78,23 @@ func TestConnectionGoesOnWhileItIsSteeredBackAndForth(t *testing.T) {
 			if c.Fenced != 0 || c.Fences != 0 {
 				t.Errorf("fenced %d, %d times", c.Fenced, c.Fences)
 			}
+			// However steering and frames met, each frame went one way.
+			if got := r.accepted(t); got != dropped {
+				t.Errorf("the filter accepted %d frames, the kernel was spared %d", got, dropped)
+			}
 		})
 	}
+}
+
+// accepted counts the frames that the filter has accepted since it was asked
+// last, once no more come.
+func (r *rig) accepted(t *testing.T) uint64 {
+	t.Helper()
+	stats, err := unix.GetsockoptTpacketStats(r.packet, unix.SOL_PACKET, unix.PACKET_STATISTICS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uint64(stats.Packets)
 }
 
 // steerBackAndForth counts how often it steered.
