@@ -80,7 +80,8 @@ func (c *Conn) restoreState(now mono.Time, s *tcb.Snapshot) {
 }
 
 // Snapshot writes the connection at rest to s, whose slices it uses again. The
-// spans are borrowed: who keeps one retains it. A FIN received after a gap is
+// spans are borrowed: who keeps one retains it. What Next can still hand out is
+// not in it: take that first. A FIN received after a gap is
 // left out, as nobody acknowledged it.
 func (c *Conn) Snapshot(now mono.Time, s *tcb.Snapshot) {
 	unacked, unsent, ooo := s.Unacked[:0], s.Unsent[:0], s.OutOfOrder[:0]

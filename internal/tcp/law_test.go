@@ -1,6 +1,7 @@
 package tcp_test
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -54,6 +55,29 @@ func shape(r *rand.Rand) tcptest.Shape {
 	}
 }
 
+// habits makes an end's program write and read in its own way: some at once,
+// some in small pieces, some only now and then, so that windows close.
+func habits(w *tcptest.World, e *tcptest.End) {
+	r := w.Rand
+	e.Chunk, e.Backlog = 1+r.IntN([]int{100, 3000, 60000}[r.IntN(3)]), uint32(1+r.IntN(300000))
+	if r.IntN(3) > 0 {
+		return
+	}
+	e.Slow = true
+	bite, pause := 1+r.IntN(40000), time.Duration(1+r.IntN(300))*time.Millisecond
+	var eat func()
+	eat = func() {
+		e.ReadSome(bite)
+		e.Pump()
+		if e.Read < len(e.Want) && e.Err == nil {
+			w.After(pause, eat)
+		}
+	}
+	w.After(pause, eat)
+}
+
+// lawRun is one connection between two engines; what the ends read must be
+// what was written, and it must come to its end.
 func lawRun(seed uint64) error {
 	w := tcptest.NewWorld(seed)
 	r := w.Rand
@@ -64,36 +88,57 @@ func lawRun(seed uint64) error {
 	cc := []string{"cubic", "reno", "none", ""}
 	oa := tcp.Options{CC: cc[r.IntN(4)], RcvBuf: uint32(4000 + r.IntN(300000))}
 	ob := tcp.Options{CC: cc[r.IntN(4)], RcvBuf: uint32(4000 + r.IntN(300000)), MaxOOO: uint32(r.IntN(200000))}
-	if err := a.Restore(w.Now, sa, oa); err != nil {
+	if err := errors.Join(a.Restore(w.Now, sa, oa), b.Restore(w.Now, sb, ob)); err != nil {
 		return err
 	}
-	if err := b.Restore(w.Now, sb, ob); err != nil {
-		return err
+	habits(w, a)
+	habits(w, b)
+	var err error
+	for range r.IntN(5) {
+		w.After(time.Duration(r.IntN(3000))*time.Millisecond, func() { err = errors.Join(err, a.Move(oa), b.Move(ob)) })
 	}
-	a.Chunk, b.Chunk = 1+r.IntN(60000), 1+r.IntN(3000)
 	a.Pump()
 	b.Pump()
-	done := func() bool { return a.Done() && b.Done() || a.Err != nil || b.Err != nil }
-	ok := w.Run(time.Hour, 1<<20, done)
-	if a.Err != nil || b.Err != nil {
-		return fmt.Errorf("%v, %v", a.Err, b.Err)
+	if e := finish(w, a, b, func() error { return err }); e != nil {
+		return fmt.Errorf("%w\na %+v\nb %+v", e, *a.Stats(), *b.Stats())
 	}
-	if !ok {
-		return fmt.Errorf("not done: a wrote %d/%d read %d/%d %+v\nb wrote %d/%d read %d/%d %+v", a.Wrote, len(a.Source), a.Read, len(a.Want), *a.Stats(),
-			b.Wrote, len(b.Source), b.Read, len(b.Want), *b.Stats())
+	return leaks(a.Box, b.Box)
+}
+
+// finish runs until both ends are done or something is wrong.
+func finish(w *tcptest.World, a, b *tcptest.End, wrong func() error) error {
+	failed := func() error { return errors.Join(a.Err, b.Err, wrong()) }
+	if !w.Run(3*time.Hour, 1<<21, func() bool { return a.Done() && b.Done() || failed() != nil }) {
+		return fmt.Errorf("no end: %s wrote %d of %d, read %d of %d; %s wrote %d of %d, read %d of %d", a.Name, a.Wrote, len(a.Source), a.Read, len(a.Want),
+			b.Name, b.Wrote, len(b.Source), b.Read, len(b.Want))
 	}
-	a.Close()
-	b.Close()
-	a.Pool.Recycle()
-	b.Pool.Recycle()
-	if a.Pool.Used()+b.Pool.Used() != 0 {
-		return fmt.Errorf("%d and %d octets leaked", a.Pool.Used(), b.Pool.Used())
+	return failed()
+}
+
+// leaks closes the boxes and looks for buffers still in use.
+func leaks(boxes ...*tcptest.Box) error {
+	for _, b := range boxes {
+		b.Close()
+		b.Pool.Recycle()
+	}
+	for _, b := range boxes {
+		if n := b.Pool.Used(); n != 0 {
+			return fmt.Errorf("%s: %d octets of buffers leaked", b.Name, n)
+		}
 	}
 	return nil
 }
 
+// runs is how many seeds a law is tried with.
+func runs() uint64 {
+	if testing.Short() {
+		return 200
+	}
+	return 1500
+}
+
 func TestLawTwoEngines(t *testing.T) {
-	for seed := range uint64(500) {
+	for seed := range runs() {
 		if err := lawRun(seed); err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}

@@ -126,9 +126,10 @@ func (c *Conn) ackedInPhase(acked uint32) {
 	}
 	if l.phase == recovery && !c.rcv.sack {
 		// A partial acknowledgment: the next segment is lost too (RFC 6582,
-		// section 3.2, step 3).
+		// section 3.2, step 3). What of it was sent again before, in pieces
+		// that are acknowledged one by one, is not sent a third time.
 		l.dupAcks -= min(l.dupAcks, max(acked/c.snd.mss, 1)-1)
-		l.rexmit, l.lostTo, l.force = una, una.Add(min(c.snd.mss, c.snd.flight())), true
+		l.lostTo, l.force = una.Add(min(c.snd.mss, c.snd.flight())), true
 	}
 }
 

@@ -1,12 +1,14 @@
 package tcp_test
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
 
 	"toehold/internal/tcp"
 	"toehold/internal/tcptest"
+	"toehold/internal/wire"
 )
 
 // relayRun is one connection through a relay, which is moved now and then and
@@ -22,47 +24,119 @@ func relayRun(seed uint64) error {
 	}
 	relay := tcptest.NewRelay(w, a, b, weather(r), weather(r), inner)
 	sa, sb := shape(r).Snapshots(w.Now)
-	if err := relay.Restore(sa, sb, w); err != nil {
-		return err
-	}
 	cc := []string{"cubic", "reno"}
-	if err := a.Restore(w.Now, sa, tcp.Options{CC: cc[r.IntN(2)], RcvBuf: uint32(4000 + r.IntN(300000))}); err != nil {
+	oa := tcp.Options{CC: cc[r.IntN(2)], RcvBuf: uint32(4000 + r.IntN(300000))}
+	ob := tcp.Options{CC: cc[r.IntN(2)], RcvBuf: uint32(4000 + r.IntN(300000))}
+	if err := errors.Join(relay.Restore(sa, sb, w), a.Restore(w.Now, sa, oa), b.Restore(w.Now, sb, ob)); err != nil {
 		return err
 	}
-	if err := b.Restore(w.Now, sb, tcp.Options{CC: cc[r.IntN(2)], RcvBuf: uint32(4000 + r.IntN(300000))}); err != nil {
-		return err
-	}
-	a.Chunk, b.Chunk = 1+r.IntN(60000), 1+r.IntN(3000)
+	habits(w, a)
+	habits(w, b)
 	a.Pump()
 	b.Pump()
-	var err error
+	var moved error
 	for range r.IntN(4) {
 		w.After(time.Duration(r.IntN(2000))*time.Millisecond, func() {
-			if e := relay.Move(); e != nil && !relay.Dead {
-				err = e
+			if !relay.Dead {
+				moved = errors.Join(moved, relay.Move())
 			}
 		})
 	}
 	if r.IntN(3) == 0 {
 		w.After(time.Duration(r.IntN(4000))*time.Millisecond, relay.Die)
 	}
-	failed := func() bool { return a.Err != nil || b.Err != nil || relay.Err != nil || err != nil }
-	ok := w.Run(2*time.Hour, 1<<20, func() bool { return a.Done() && b.Done() || failed() })
-	if failed() {
-		return fmt.Errorf("%v, %v, %v, %v", a.Err, b.Err, relay.Err, err)
+	if err := finish(w, a, b, func() error { return errors.Join(relay.Err, moved) }); err != nil {
+		return fmt.Errorf("%w\npeer %+v\nprogram %+v\nwire %+v\nhost %+v", err, *a.Stats(), *b.Stats(), *relay.Wire.Stats(), *relay.Host.Stats())
 	}
-	if !ok {
-		return fmt.Errorf("not done at %v, dead %v: peer wrote %d/%d read %d/%d %+v\nprogram wrote %d/%d read %d/%d %+v\nwire %+v\nhost %+v", time.Duration(w.Now), relay.Dead,
-			a.Wrote, len(a.Source), a.Read, len(a.Want), *a.Stats(),
-			b.Wrote, len(b.Source), b.Read, len(b.Want), *b.Stats(), *relay.Wire.Stats(), *relay.Host.Stats())
-	}
-	return nil
+	return leaks(a.Box, b.Box, relay.Wire, relay.Host)
 }
 
 func TestLawThroughRelay(t *testing.T) {
-	for seed := range uint64(500) {
+	for seed := range runs() {
 		if err := relayRun(seed); err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
+	}
+}
+
+// calm is a relay on paths without loss, its ends with nothing to write.
+func calm(t *testing.T, source []byte) (w *tcptest.World, peer, program *tcptest.End, relay *tcptest.Relay) {
+	w = tcptest.NewWorld(1)
+	peer = w.NewEnd("peer", source, nil)
+	program = w.NewEnd("program", nil, source)
+	peer.Stay, program.Stay = true, true
+	outer := tcptest.Path{Delay: 10 * time.Millisecond}
+	relay = tcptest.NewRelay(w, peer, program, outer, outer, tcptest.Path{Delay: 20 * time.Microsecond, Whole: true})
+	sa, sb := tcptest.Shape{MSS: 1448, SACK: true, TS: true, WindowA: 60000, WindowB: 60000}.Snapshots(w.Now)
+	if err := errors.Join(relay.Restore(sa, sb, w), peer.Restore(w.Now, sa, tcp.Options{}), program.Restore(w.Now, sb, tcp.Options{RcvBuf: 20000})); err != nil {
+		t.Fatal(err)
+	}
+	return w, peer, program, relay
+}
+
+func TestResetGoesThrough(t *testing.T) {
+	for _, fromPeer := range []bool{true, false} {
+		w, peer, program, _ := calm(t, octets(1, 5000))
+		peer.Pump()
+		w.RunUntil(w.Now.Add(time.Second))
+		from, to := peer, program
+		if !fromPeer {
+			from, to = program, peer
+		}
+		from.Abort()
+		from.Pump()
+		w.RunUntil(w.Now.Add(time.Second))
+		if to.Events&tcp.Reset == 0 {
+			t.Errorf("the reset of %s did not arrive", from.Name)
+		}
+		if program.Read != 5000 {
+			t.Errorf("%d octets arrived before", program.Read)
+		}
+	}
+}
+
+// TestClosedWindowGoesThrough: a program that does not read stops the peer, by
+// the peer's own sight of its window, and starts it again.
+func TestClosedWindowGoesThrough(t *testing.T) {
+	w, peer, program, relay := calm(t, octets(1, 100000))
+	program.Slow = true
+	peer.Pump()
+	w.RunUntil(w.Now.Add(10 * time.Second))
+	if n := peer.SndNxt().Sub(relay.Wire.RcvNxt()); n != 0 {
+		t.Errorf("%d octets are missing", n)
+	}
+	if held := relay.Host.SndEnd().Sub(relay.Host.SndUna()); held != 0 {
+		t.Errorf("the relay holds %d octets for a program that does not read", held)
+	}
+	if peer.SndEdge() != peer.SndNxt() {
+		t.Errorf("the peer sees a window of %d", peer.SndEdge().Sub(peer.SndNxt()))
+	}
+	for program.Read < 100000 && program.Err == nil && w.Now < 1<<60 {
+		program.ReadSome(7000)
+		program.Pump()
+		w.RunUntil(w.Now.Add(50 * time.Millisecond))
+	}
+	if program.Err != nil {
+		t.Error(program.Err)
+	}
+}
+
+// TestTimestampsGoThrough: the peer hears the program's clock and the program
+// the peer's, neither ever ahead of it.
+func TestTimestampsGoThrough(t *testing.T) {
+	w, peer, program, relay := calm(t, octets(1, 500000))
+	ahead := func(name string, clock func() uint32) func(*wire.Segment) {
+		return func(s *wire.Segment) {
+			if int32(s.TSVal-clock()) > 0 {
+				t.Errorf("%s at %v says %d, its clock %d", name, w.Now, s.TSVal, clock())
+			}
+		}
+	}
+	relay.Host.Out.Watch = ahead("the host engine", func() uint32 { return uint32(w.Now.Milliseconds()) + tcptest.ClockA })
+	relay.Wire.Out.Watch = ahead("the wire engine", func() uint32 { return uint32(w.Now.Milliseconds()) + tcptest.ClockB })
+	peer.Pump()
+	w.RunUntil(w.Now.Add(10 * time.Second))
+	if program.Read != 500000 {
+		t.Errorf("%d octets", program.Read)
 	}
 }

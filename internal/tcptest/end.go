@@ -172,6 +172,13 @@ func (b *Box) Move(o tcp.Options) error {
 	return b.Restore(b.world.Now, &s, o)
 }
 
+// Move lets the program read what is there first: a snapshot has no place for
+// it.
+func (e *End) Move(o tcp.Options) error {
+	e.ReadSome(1 << 30)
+	return e.Box.Move(o)
+}
+
 // A Shape is what two ends of a connection agreed on.
 type Shape struct {
 	MSS        uint32
@@ -183,6 +190,12 @@ type Shape struct {
 	ISNA, ISNB seqnum.Value
 }
 
+// What the two ends add to the time for their timestamps, in ms.
+const (
+	ClockA uint32 = 1000
+	ClockB uint32 = 1<<32 - 1 - 3600000 - 2000 // it wraps two seconds after the start
+)
+
 // Snapshots returns the two ends of a connection with nothing in flight.
 func (s Shape) Snapshots(now mono.Time) (a, b *tcb.Snapshot) {
 	make1 := func(snd, rcv seqnum.Value, sndWnd, rcvWnd uint32, sndShift, rcvShift uint8, off, recent uint32) *tcb.Snapshot {
@@ -193,9 +206,8 @@ func (s Shape) Snapshots(now mono.Time) (a, b *tcb.Snapshot) {
 			TSRecent: uint32(now.Milliseconds()) + recent, RTO: 300 * time.Millisecond,
 		}
 	}
-	const offA, offB = 1000, 0xfffff000 // B's clock wraps soon
-	a = make1(s.ISNA, s.ISNB, s.WindowB, s.WindowA, s.ShiftB, s.ShiftA, offA, offB)
-	b = make1(s.ISNB, s.ISNA, s.WindowA, s.WindowB, s.ShiftA, s.ShiftB, offB, offA)
+	a = make1(s.ISNA, s.ISNB, s.WindowB, s.WindowA, s.ShiftB, s.ShiftA, ClockA, ClockB)
+	b = make1(s.ISNB, s.ISNA, s.WindowA, s.WindowB, s.ShiftA, s.ShiftB, ClockB, ClockA)
 	return a, b
 }
 

@@ -75,10 +75,12 @@ func hand(from, to *Box) {
 	}
 }
 
-// probes answers the peer's and asks the peer for the program's.
+// probes answers probes and passes them on: the window that one side asks for
+// is the other side's, whose last word may have been lost.
 func (r *Relay) probes() {
 	if r.Wire.Events&tcp.Probed != 0 {
 		r.Wire.AckNow()
+		r.Host.Probe()
 	}
 	if r.Host.Events&tcp.Probed != 0 {
 		r.Wire.Probe()
