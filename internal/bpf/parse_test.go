@@ -96,7 +96,7 @@ var variants = []struct {
 
 // bench is a Set that is attached to nothing, with both flows steered, on
 // which programs are run by themselves.
-func bench(t *testing.T, linkHeader uint32) *Set {
+func bench(t testing.TB, linkHeader uint32) *Set {
 	t.Helper()
 	s := loadSet(t)
 	c := s.Control()
@@ -314,5 +314,39 @@ func TestSteerAndUnsteer(t *testing.T) {
 		if got := count(); got != step.want {
 			t.Errorf("%s: %d flows are steered, want %d", step.name, got, step.want)
 		}
+	}
+}
+
+// What a frame costs, by the kernel's own count.
+func BenchmarkPrograms(b *testing.B) {
+	const repeat = 100_000
+	for _, bm := range []struct {
+		name       string
+		linkHeader uint32
+		program    func(s *Set) *ebpf.Program
+		frame      []byte
+	}{
+		{"egress/steered", 14, func(s *Set) *ebpf.Program { return s.steer.Egress }, segment(steered4)},
+		{"egress/steered6", 14, func(s *Set) *ebpf.Program { return s.steer.Egress }, segment(steered6)},
+		{"egress/other", 14, func(s *Set) *ebpf.Program { return s.steer.Egress }, segment(steered4.Reverse())},
+		{"filter/steered", 0, func(s *Set) *ebpf.Program { return s.steer.Filter }, segment(steered4.Reverse())},
+		{"filter/other", 0, func(s *Set) *ebpf.Program { return s.steer.Filter }, segment(steered4)},
+		{"ingress/other", 14, func(s *Set) *ebpf.Program { return s.steer.Ingress }, segment(steered4)},
+		{"inject", 14, func(s *Set) *ebpf.Program { return s.steer.Inject }, segment(steered4)},
+	} {
+		b.Run(bm.name, func(b *testing.B) {
+			s := bench(b, bm.linkHeader)
+			var total time.Duration
+			runs := 0
+			for b.Loop() {
+				_, each, err := bm.program(s).Benchmark(bm.frame, repeat, nil)
+				if err != nil {
+					b.Fatal(err)
+				}
+				total += each
+				runs++
+			}
+			b.ReportMetric(float64(total.Nanoseconds())/float64(runs), "ns/frame")
+		})
 	}
 }

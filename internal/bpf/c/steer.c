@@ -22,6 +22,8 @@ enum {
 	PACKET_HOST = 0,
 	ETHER_HEADER = 14,
 	FRAGMENT = 0x3fff, /* more fragments, or an offset */
+	/* What fits into the device's buffers; BIG TCP can be longer. */
+	MAX_FRAME = ETHER_HEADER + 65535,
 };
 
 struct {
@@ -207,7 +209,8 @@ int filter(struct __sk_buff *skb)
 
 	if (!c || !t)
 		return 0;
-	if (skb->pkt_type != PACKET_HOST || skb->mark == MARK_INJECT)
+	if (skb->pkt_type != PACKET_HOST || skb->mark == MARK_INJECT ||
+	    skb->len > MAX_FRAME)
 		return 0;
 	if (!parse(skb, c, &p))
 		return 0;
