@@ -89,6 +89,9 @@ func logger(w io.Writer, level slog.Level) *slog.Logger {
 // Daemon serves until the context ends, then uploads everything. A second
 // signal ends it at once.
 func Daemon(ctx context.Context, o DaemonOptions, env *Env) error {
+	if err := driver.Privileged(); err != nil {
+		return err
+	}
 	signal.Ignore(syscall.SIGHUP)
 	l, err := control.Listen(o.Socket, o.Group)
 	if err != nil {

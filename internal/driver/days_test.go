@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -19,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"toehold/internal/abi"
+	"toehold/internal/cli"
 	"toehold/internal/driver"
 )
 
@@ -517,4 +519,36 @@ func TestEvents(t *testing.T) {
 	if err != nil || d.Hardware == nil || d.Hardware.Place != "owned" || d.Offloads != 2 || d.Kernel.PathMTU != 1500 || d.PID != os.Getpid() {
 		t.Errorf("it is %+v, %v", d, err)
 	}
+}
+
+// Who is not root is told so, and nothing is touched.
+func TestNotRoot(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	cmd := exec.Command("/proc/self/exe", "daemon", "--uplink", "lo", "--socket", socket)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	out, err := cmd.CombinedOutput()
+	if err == nil || cmd.ProcessState.ExitCode() != cli.ExitFailed || !strings.Contains(string(out), "needs root") {
+		t.Errorf("it ended with %v and said %q", err, out)
+	}
+}
+
+// A second signal ends the daemon at once, and nothing is lost by it.
+func TestSecondSignal(t *testing.T) {
+	r := newRig(t, "--stale-after", "1m")
+	p := r.connect(1, false)[0]
+	r.moved(r.offload(p.selector()), 1)
+	if err := syscall.Kill(r.device().PID, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	r.cmd.Process.Signal(syscall.SIGTERM)
+	eventually(t, "it begins to end", func() bool { return strings.Contains(r.errs.String(), "goes home") })
+	start := time.Now()
+	r.cmd.Process.Signal(syscall.SIGTERM)
+	<-r.waited
+	r.cmd = nil
+	if took := time.Since(start); took > time.Second {
+		t.Errorf("it took %v", took)
+	}
+	p.exchange(t, "the kernel has it")
+	r.clean()
 }

@@ -46,11 +46,19 @@ type Driver struct {
 	watched chan struct{} // closed when the watching has ended
 }
 
+// Privileged says whether this process may start a Driver at all.
+func Privileged() error {
+	if os.Geteuid() != 0 {
+		return errors.New("the daemon needs root: it loads BPF programs and opens packet sockets")
+	}
+	return nil
+}
+
 // Start claims the uplinks, starts their devices and returns when all serve.
 // An error that wraps a *bpf.MissingFeature names what the kernel lacks.
 func Start(ctx context.Context, c Config) (*Driver, error) {
-	if os.Geteuid() != 0 {
-		return nil, errors.New("the daemon needs root: it loads BPF programs and opens packet sockets")
+	if err := Privileged(); err != nil {
+		return nil, err
 	}
 	if c.Executable == "" {
 		c.Executable = "/proc/self/exe"

@@ -165,3 +165,10 @@ func TestClaim(t *testing.T) {
 	c.release()
 	claim(-1).release()
 }
+
+func numberedFlows(n int) (ids []flow.ID) {
+	for i := range n {
+		ids = append(ids, numbered(i+1))
+	}
+	return ids
+}

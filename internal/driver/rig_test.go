@@ -96,6 +96,8 @@ func (r *rig) launch(socket string, flags ...string) error {
 	// This machine may be so busy that a device is late for its heartbeat.
 	args := append([]string{"daemon", "--uplink", r.HostIf, "--socket", socket, "--stale-after", "500ms"}, flags...)
 	r.cmd = r.Host.Command("/proc/self/exe", args...)
+	// A binary with the race detector else sleeps for a second at its end.
+	r.cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
 	r.errs = new(lockedBuffer)
 	r.cmd.Stderr = r.errs
 	out, err := r.cmd.StdoutPipe()

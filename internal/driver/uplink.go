@@ -241,6 +241,10 @@ func (u *uplink) served(err error) {
 // startDevice starts a device process. The device is fenced until it greets.
 func (u *uplink) startDevice(now mono.Time) {
 	u.retryAt = 0
+	if err := u.sweepOut(); err != nil {
+		u.retry(now, err.Error())
+		return
+	}
 	atomic.StoreUint64(&u.set.Control().Heartbeat, 0)
 	p, err := startProcess(u.cfg, u.name, u.ifindex, u.set)
 	if err != nil {
@@ -250,6 +254,17 @@ func (u *uplink) startDevice(now mono.Time) {
 		return
 	}
 	u.proc, u.down = p, "starting"
+}
+
+// sweepOut un-steers what a failure may have left in the steering map: a new
+// device must know every flow that is turned to it.
+func (u *uplink) sweepOut() error {
+	keys, err := u.set.Steered()
+	if err != nil || len(keys) == 0 {
+		return err
+	}
+	u.log.Warn("flows were still steered", "count", len(keys))
+	return u.set.Unsteer(keys)
 }
 
 // retry notes why there is no device, and when to try again: at once for the
