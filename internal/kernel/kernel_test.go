@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -15,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"toehold/internal/bpf"
 	"toehold/internal/flow"
 	"toehold/internal/testnet"
 )
@@ -268,6 +270,61 @@ func TestSocketInode(t *testing.T) {
 	ownersFromProcess(dir, 5, wanted)
 	if wanted[77].Owner != (Owner{PID: 5, FD: 3}) || wanted[78].Owner.PID != 0 || wanted[0].Owner.PID != 0 {
 		t.Errorf("got %v, %v, %v", wanted[77].Owner, wanted[78].Owner, wanted[0].Owner)
+	}
+}
+
+// However often they are run, the iterators leave no descriptor behind, and
+// none at all once they are closed.
+func TestIteratorsLeaveNothing(t *testing.T) {
+	if _, err := loaded(); err != nil { // these stay
+		t.Fatal(err)
+	}
+	before := descriptors(t)
+	it := new(iterators)
+	if err := it.load(); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		socks, err := Sockets()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := FindOwners(socks); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := it.close(); err != nil {
+		t.Fatal(err)
+	}
+	if after := descriptors(t); after != before {
+		t.Errorf("%d descriptors before, %d after", before, after)
+	}
+}
+
+func descriptors(t *testing.T) int {
+	t.Helper()
+	all, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(all)
+}
+
+// Without privileges the error says what is missing.
+func TestSocketsWithoutPrivileges(t *testing.T) {
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread() // capabilities are the thread's, which ends
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		if err := unix.Capset(&header, &make([]unix.CapUserData, 2)[0]); err != nil {
+			t.Error(err)
+		}
+		it := new(iterators)
+		result <- errors.Join(it.load(), it.close())
+	}()
+	var m *bpf.MissingFeature
+	if err := <-result; !errors.As(err, &m) {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -60,7 +60,7 @@ func ownersFromIterator(wanted map[uint64]*Socket) error {
 	if ns, err := os.Readlink("/proc/self/ns/pid"); err != nil || ns != initialPIDNamespace {
 		return fmt.Errorf("not in the initial pid namespace: %w", errors.ErrUnsupported)
 	}
-	it, err := loadIterators()
+	it, err := loaded()
 	if err != nil {
 		return err
 	}

@@ -28,24 +28,41 @@ type iterators struct {
 	sockets, owners *link.Iter
 }
 
-// loadIterators loads them once for the life of the process: that takes tens
-// of milliseconds, most of it to read the kernel's BTF.
-var loadIterators = sync.OnceValues(func() (*iterators, error) {
+// loaded loads them once for the life of the process: that takes tens of
+// milliseconds, most of it to read the kernel's BTF.
+var loaded = sync.OnceValues(func() (*iterators, error) {
 	it := new(iterators)
+	if err := it.load(); err != nil {
+		return nil, errors.Join(err, it.close())
+	}
+	return it, nil
+})
+
+func (it *iterators) load() error {
 	if err := loadSocketsObjects(&it.objects, nil); err != nil {
-		return nil, bpf.Missing("BPF iterators over sockets and files", "5.13", err)
+		return bpf.Missing("BPF iterators over sockets and files", "5.13", err)
 	}
 	var err error
 	if it.sockets, err = attach(it.objects.Sockets); err != nil {
-		return nil, err
+		return err
 	}
 	it.owners, err = attach(it.objects.Owners)
-	return it, err
-})
+	return err
+}
 
 func attach(p *ebpf.Program) (*link.Iter, error) {
 	it, err := link.AttachIter(link.IterOptions{Program: p})
 	return it, bpf.Missing("BPF iterators", "5.8", err)
+}
+
+func (it *iterators) close() error {
+	var errs []error
+	for _, i := range []*link.Iter{it.sockets, it.owners} {
+		if i != nil {
+			errs = append(errs, i.Close())
+		}
+	}
+	return errors.Join(append(errs, it.objects.Close())...)
 }
 
 // Sockets lists the TCP connections of the calling thread's network
@@ -54,7 +71,7 @@ func attach(p *ebpf.Program) (*link.Iter, error) {
 // socket is read under its lock, but not all at the same moment. It needs no
 // daemon; without BPF iterators the error is a *bpf.MissingFeature.
 func Sockets() ([]Socket, error) {
-	it, err := loadIterators()
+	it, err := loaded()
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -140,6 +141,70 @@ func TestCloseLeavesNothing(t *testing.T) {
 	}
 	if _, err := netlink.LinkByName("gone-host"); err == nil {
 		t.Error("an interface is left outside")
+	}
+}
+
+// A network is gone at once, also when somebody still holds a namespace.
+func TestCloseRemovesTheVeth(t *testing.T) {
+	n, err := NewPair("held")
+	if err != nil {
+		t.Fatal(err)
+	}
+	peer := n.Peer
+	l, err := peer.Listen("tcp", "127.0.0.1:0") // holds the peer
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	still, err := os.Open("/proc/self/fd/" + strconv.Itoa(peer.FD()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer still.Close()
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	err = (&Namespace{still}).Do(func() error {
+		if _, err := netlink.LinkByName("held-peer"); err == nil {
+			t.Error("the peer still has its end")
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func TestNetworksDoNotMeet(t *testing.T) {
+	a, b := New(t), New(t)
+	if a.HostIP4 == b.HostIP4 || a.HostIP6 == b.HostIP6 {
+		t.Errorf("both networks have %v and %v", a.HostIP4, a.HostIP6)
+	}
+	if c, err := a.Peer.Dial("tcp", netip.AddrPortFrom(b.HostIP4, 1).String()); err == nil {
+		c.Close()
+		t.Error("connected from one to the other")
+	}
+}
+
+func TestDoGivesTheErrorBack(t *testing.T) {
+	n := New(t)
+	if err := n.Host.Do(func() error { return io.ErrNoProgress }); err != io.ErrNoProgress {
+		t.Errorf("got %v", err)
+	}
+	closed := &Namespace{}
+	if err := closed.Close(); err != nil {
+		t.Error(err)
+	}
+	other, err := NewNamespace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Configure("nothing", n.HostIP4); err == nil {
+		t.Error("an interface that is not there was configured")
+	}
+	other.Close()
+	if err := other.Do(func() error { return nil }); err == nil {
+		t.Error("entered a namespace that is closed")
 	}
 }
 
