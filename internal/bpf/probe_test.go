@@ -4,7 +4,9 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strconv"
 	"testing"
+	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -345,20 +347,68 @@ func BenchmarkProbe(b *testing.B) {
 
 func BenchmarkSteer(b *testing.B) {
 	set := loadSet(b)
-	const size = 1000
-	keys, ids := make([]flow.Key, size), make([]abi.HWID, size)
+	for _, size := range []int{1, 1000} {
+		keys, ids := make([]flow.Key, size), make([]abi.HWID, size)
+		for i := range keys {
+			local := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, 1}), uint16(i+1))
+			keys[i] = flow.Make(local, local).Key()
+			ids[i] = abi.MakeHWID(uint32(i), 1)
+		}
+		b.Run(strconv.Itoa(size)+"-and-back", func(b *testing.B) {
+			for b.Loop() {
+				if err := set.Steer(keys, ids); err != nil {
+					b.Fatal(err)
+				}
+				if err := set.Unsteer(keys); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*size), "ns/connection")
+		})
+	}
+}
+
+// Many connections, each its own socket, so that none is in the cache just
+// because the last one was.
+func BenchmarkProbeOfMany(b *testing.B) {
+	n, set := testnet.New(b), loadSet(b)
+	l, err := n.Host.Listen("tcp", netip.AddrPortFrom(n.HostIP4, 0).String())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer l.Close()
+	const many = 2000
+	keys, out := make([]flow.Key, many), make([]abi.KernelState, many)
 	for i := range keys {
-		local := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, 1}), uint16(i+1))
-		keys[i] = flow.Make(local, local).Key()
-		ids[i] = abi.MakeHWID(uint32(i), 1)
+		c, err := n.Peer.Dial("tcp", l.Addr().String())
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer c.Close()
+		a, err := l.Accept()
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer a.Close()
+		keys[i] = keyOf(a)
 	}
+	n.Host.Do(func() error {
+		for b.Loop() {
+			if err := set.Probe(keys, out); err != nil || out[many-1].State != unix.BPF_TCP_ESTABLISHED {
+				b.Fatal(err, out[many-1].State)
+			}
+		}
+		return nil
+	})
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*many), "ns/connection")
+}
+
+func BenchmarkLoad(b *testing.B) {
 	for b.Loop() {
-		if err := set.Steer(keys, ids); err != nil {
+		s, err := Load(Config{MaxConnections: 65536, StaleAfter: time.Second})
+		if err != nil {
 			b.Fatal(err)
 		}
-		if err := set.Unsteer(keys); err != nil {
-			b.Fatal(err)
-		}
+		s.Close()
 	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*size), "ns/connection")
 }
