@@ -17,8 +17,13 @@ type MissingFeature struct {
 }
 
 func (m *MissingFeature) Error() string {
-	if errors.Is(m.Err, unix.EPERM) || errors.Is(m.Err, unix.EACCES) {
+	var verifier *ebpf.VerifierError // its EACCES says that a program is wrong
+	refused := errors.As(m.Err, &verifier)
+	switch {
+	case errors.Is(m.Err, unix.EPERM), !refused && errors.Is(m.Err, unix.EACCES):
 		return fmt.Sprintf("%s: not permitted (needs root, or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN): %v", m.Feature, m.Err)
+	case refused:
+		return fmt.Sprintf("%s: this kernel does not take the program (in Linux since %s): %v", m.Feature, m.Since, m.Err)
 	}
 	return fmt.Sprintf("%s: not in this kernel (in Linux since %s): %v", m.Feature, m.Since, m.Err)
 }

@@ -24,6 +24,9 @@ func TestMissing(t *testing.T) {
 		{fmt.Errorf("attach: %w", ebpf.ErrNotSupported), true, "tcx: not in this kernel (in Linux since 6.6)"},
 		{fmt.Errorf("attach: %w", unix.EINVAL), true, "tcx: not in this kernel"},
 		{fmt.Errorf("attach: %w", unix.EPERM), true, "tcx: not permitted"},
+		{fmt.Errorf("open: %w", unix.EACCES), true, "tcx: not permitted"},
+		{fmt.Errorf("load: %w", &ebpf.VerifierError{Cause: unix.EACCES}), true, "tcx: this kernel does not take the program"},
+		{fmt.Errorf("load: %w", &ebpf.VerifierError{Cause: unix.EPERM}), true, "tcx: not permitted"},
 	} {
 		err := Missing("tcx", "6.6", tt.err)
 		var m *MissingFeature
