@@ -552,3 +552,17 @@ func TestSecondSignal(t *testing.T) {
 	p.exchange(t, "the kernel has it")
 	r.clean()
 }
+
+// One busy connection moves back and forth many times, named by --all, so
+// that it has to be found each time.
+func TestMoveOften(t *testing.T) {
+	r := newRig(t)
+	p := r.connect(1, false)[0]
+	for _, s := range []*stream{newStream(p.peer, p.host), newStream(p.host, p.peer)} {
+		for range 100 {
+			r.moved(r.offload(everything), 1)
+			r.moved(r.upload(everything), 1)
+		}
+		s.stop(t)
+	}
+}

@@ -141,19 +141,11 @@ func (p *process) spawn(c *Config, uplink string, set *bpf.Set, inherited []int)
 	return nil
 }
 
-const devicePriority = -15 // of -20 to 19
-
 // forker takes functions to a goroutine on a thread that never ends.
 var forker = func() chan<- func() {
 	work := make(chan func())
 	go func() {
 		runtime.LockOSThread()
-		// The device stands for hardware, which does not compete with
-		// programs for a core: when it waits, all its connections do. It
-		// inherits this thread's priority.
-		if err := unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), devicePriority); err != nil {
-			slog.Debug("device without priority", "err", err)
-		}
 		for f := range work {
 			f()
 		}

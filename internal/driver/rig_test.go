@@ -306,4 +306,10 @@ func (r *rig) report() {
 		r.t.Logf("%v %v\n kernel %+v\n socket %+v\n hardware %+v\n%v", c.Local, c.Remote, d.Kernel, d.Socket, d.Hardware, err)
 	}
 	r.t.Logf("%+v", r.device())
+	var events []string
+	r.client.Events(ctx, false, func(e driver.Event) error {
+		events = append(events, fmt.Sprintf("%s %s %s %s %s %s", e.Time.Format("05.000"), e.Kind, e.ID, e.Remote, e.Reason, e.Detail))
+		return nil
+	})
+	r.t.Logf("the last events:\n%s", strings.Join(events[max(0, len(events)-40):], "\n"))
 }
