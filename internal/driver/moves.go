@@ -3,6 +3,7 @@ package driver
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"toehold/internal/abi"
@@ -100,6 +101,7 @@ func (u *uplink) arrive(o handover.Outcome) {
 	})
 	r := u.requests[o.Ticket]
 	if r == nil {
+		u.unasked(&o)
 		return
 	}
 	r.outcomes = append(r.outcomes, o)
@@ -107,6 +109,20 @@ func (u *uplink) arrive(o handover.Outcome) {
 		delete(u.requests, o.Ticket)
 		r.done <- r.outcomes
 	}
+}
+
+// unasked logs what a device gave back by itself. That all went home at once
+// is logged where it is decided.
+func (u *uplink) unasked(o *handover.Outcome) {
+	switch o.Reason {
+	case abi.DeviceDied, abi.DeviceHung, abi.DeviceStopped, abi.UplinkGone:
+		return
+	}
+	level := slog.LevelInfo
+	if o.Kind == handover.Over {
+		level = slog.LevelDebug
+	}
+	u.log.Log(context.Background(), level, o.Kind.String(), "flow", o.Flow, "id", o.HWID, "reason", o.Reason, "detail", o.Detail)
 }
 
 // A share is the part of a request that one uplink works on.
