@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -98,12 +99,7 @@ func (b *bench) all(ctx context.Context) error {
 }
 
 func (b *bench) wanted(part string) bool {
-	for _, name := range b.Only {
-		if name == part {
-			return true
-		}
-	}
-	return len(b.Only) == 0
+	return len(b.Only) == 0 || slices.Contains(b.Only, part)
 }
 
 // parts are what Only may name.
@@ -112,7 +108,7 @@ var parts = []string{"bulk", "request", "moves", "batch"}
 // CheckParts refuses a part that there is not.
 func CheckParts(names []string) error {
 	for _, name := range names {
-		if !strings.Contains(" "+strings.Join(parts, " ")+" ", " "+name+" ") {
+		if !slices.Contains(parts, name) {
 			return fmt.Errorf("there is no %q to measure, only %s", name, strings.Join(parts, ", "))
 		}
 	}

@@ -3,6 +3,7 @@ package bench
 import (
 	"bytes"
 	"encoding/json"
+	"math"
 	"os"
 	"strings"
 	"testing"
@@ -110,7 +111,7 @@ func TestMedianOfRounds(t *testing.T) {
 
 func TestLatency(t *testing.T) {
 	l := newLatency([]int64{1000, 2000, 3000, 4000})
-	if l != (latency{2, 4, 400000}) {
+	if l.P50 != 2 || l.P99 != 4 || math.Round(l.PerSecond) != 400000 {
 		t.Errorf("%+v", l)
 	}
 	if newLatency(nil) != (latency{}) {

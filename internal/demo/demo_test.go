@@ -139,7 +139,9 @@ func TestConnectionThatIsLost(t *testing.T) {
 }
 
 func TestInterruptEndsATransfer(t *testing.T) {
-	w, _ := workerOf(t, "request", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+	release := make(chan struct{})
+	w, _ := workerOf(t, "request", http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
+	defer close(release)
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(20*time.Millisecond, cancel)
 	begin := time.Now()
