@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"toehold/internal/abi"
+	"toehold/internal/bpf"
 	"toehold/internal/driver"
 )
 
@@ -123,35 +124,46 @@ func doctorCommand(env *Env) *cobra.Command {
 	cmd.RunE = func(*cobra.Command, []string) error {
 		checks := env.Doctor()
 		missing := 0
-		t := newTable("CHECK", "VERDICT", "SINCE", "DETAIL")
 		for _, c := range checks {
-			verdict := "ok"
 			if !c.OK {
-				verdict = "MISSING"
 				missing++
 			}
-			t.add(c.Name, verdict, c.Since, c.Detail)
 		}
+		var err error
 		if *asJSON {
-			if err := printJSON(env.Out, checks); err != nil {
-				return err
-			}
+			err = printJSON(env.Out, checks)
 		} else {
-			if err := t.print(env.Out); err != nil {
-				return err
-			}
-			for _, c := range checks {
-				if !c.OK && c.Fix != "" {
-					fmt.Fprintf(env.Out, "%s: %s\n", c.Name, c.Fix)
-				}
-			}
+			err = printChecks(env.Out, checks)
 		}
-		if missing > 0 {
-			return fmt.Errorf("%d of %d checks are not met", missing, len(checks))
+		if err == nil && missing > 0 {
+			err = fmt.Errorf("%d of %d checks are not met", missing, len(checks))
 		}
-		return nil
+		return err
 	}
 	return cmd
+}
+
+// printChecks prints the verdicts, and then what to do about the bad ones.
+func printChecks(w io.Writer, checks []bpf.Check) error {
+	t := newTable("CHECK", "VERDICT", "SINCE", "DETAIL")
+	for _, c := range checks {
+		verdict := "ok"
+		if !c.OK {
+			verdict = "MISSING"
+		}
+		t.add(c.Name, verdict, c.Since, c.Detail)
+	}
+	if err := t.print(w); err != nil {
+		return err
+	}
+	for _, c := range checks {
+		if !c.OK && c.Fix != "" {
+			if _, err := fmt.Fprintf(w, "%s: %s\n", c.Name, c.Fix); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // Version is the release; the build may set it.

@@ -27,6 +27,9 @@ import (
 // its own executable.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
+		if mode := os.Getenv(fakeEnv); mode != "" && os.Args[1] == "device" {
+			os.Exit(fakeDevice(mode))
+		}
 		switch os.Args[1] {
 		case "daemon", "device", "list", "offload", "upload":
 			os.Exit(cli.Main())
@@ -44,6 +47,7 @@ type rig struct {
 	cmd    *exec.Cmd
 	errs   *lockedBuffer
 	waited chan error
+	env    []string // of the daemon, besides this process's
 }
 
 type lockedBuffer struct {
@@ -97,7 +101,7 @@ func (r *rig) launch(socket string, flags ...string) error {
 	args := append([]string{"daemon", "--uplink", r.HostIf, "--socket", socket, "--stale-after", "500ms"}, flags...)
 	r.cmd = r.Host.Command("/proc/self/exe", args...)
 	// A binary with the race detector else sleeps for a second at its end.
-	r.cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
+	r.cmd.Env = append(append(os.Environ(), "GORACE=atexit_sleep_ms=0"), r.env...)
 	r.errs = new(lockedBuffer)
 	r.cmd.Stderr = r.errs
 	out, err := r.cmd.StdoutPipe()

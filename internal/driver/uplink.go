@@ -297,6 +297,9 @@ func (u *uplink) lose(now mono.Time, why abi.Reason, detail string) {
 	u.log.Warn("device lost", "reason", why, "detail", detail, "connections", count)
 	u.journal.Add(Event{Kind: EventDeviceLost, Device: u.name, Reason: why.String(), Detail: detail, Count: count})
 	u.down = why.Text()
+	if !u.proc.greeted() {
+		u.served(errors.New(detail))
+	}
 	u.finishDrain()
 }
 

@@ -202,19 +202,8 @@ func (u *uplink) describeAgain(c *handover.Conn) {
 // no socket for any more are let go, and the blocks of the others are written
 // anew, since S goes on learning (its MSS, its windows).
 func (u *uplink) sweepSome(now mono.Time) {
-	if len(u.sweep) == 0 {
-		if now < u.sweepAt {
-			return
-		}
-		u.sweepAt = now.Add(sweepEvery)
-		for _, k := range u.kept() {
-			u.sweep = append(u.sweep, k.id)
-		}
-	}
-	some := u.sweep[:min(len(u.sweep), sweepAtOnce)]
-	u.sweep = u.sweep[len(some):]
+	some := u.nextSwept(now)
 	if len(some) == 0 {
-		u.sweep = nil
 		return
 	}
 	keys := make([]flow.Key, len(some))
@@ -229,23 +218,44 @@ func (u *uplink) sweepSome(now mono.Time) {
 	var gone []flow.ID
 	for i := range keys {
 		c := u.table.Find(keys[i])
-		if c == nil || c.Phase != handover.Owned {
-			continue
-		}
-		was, is := c.State.Inode, &states[i].Inode
-		if *is == 0 {
-			*is = was // its program has closed it
-		}
-		if states[i].Special&abi.SpecialMissing != 0 || !sameSocket(was, *is) {
+		if c != nil && c.Phase == handover.Owned && !u.refresh(c, &states[i]) {
 			gone = append(gone, some[i])
-			continue
 		}
-		c.State = states[i]
-		u.describeAgain(c)
 	}
 	if err := u.table.Gone(now, gone); err != nil {
 		u.lose(now, abi.DeviceDied, err.Error())
 	}
+}
+
+// nextSwept is what this tick has to look at, none until the next sweep.
+func (u *uplink) nextSwept(now mono.Time) []flow.ID {
+	if len(u.sweep) == 0 {
+		if now < u.sweepAt {
+			return nil
+		}
+		u.sweepAt = now.Add(sweepEvery)
+		for _, k := range u.kept() {
+			u.sweep = append(u.sweep, k.id)
+		}
+	}
+	some := u.sweep[:min(len(u.sweep), sweepAtOnce)]
+	u.sweep = u.sweep[len(some):]
+	return some
+}
+
+// refresh takes over what the kernel has of a connection now; false when it
+// has no such socket any more.
+func (u *uplink) refresh(c *handover.Conn, now *abi.KernelState) bool {
+	was := c.State.Inode
+	if now.Inode == 0 {
+		now.Inode = was // its program has closed it
+	}
+	if now.Special&abi.SpecialMissing != 0 || !sameSocket(was, now.Inode) {
+		return false
+	}
+	c.State = *now
+	u.describeAgain(c)
+	return true
 }
 
 // sameSocket compares the inodes of two sockets with the same four-tuple. A
