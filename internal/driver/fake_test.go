@@ -151,7 +151,7 @@ func fakeRig(t *testing.T, kind string) *rig {
 // reason.
 func TestDeviceDoesNotCome(t *testing.T) {
 	for _, tt := range []struct{ kind, want string }{
-		{"ends", "the device ended: exit status 3"},
+		{"ends", "exit status 3"},
 		{"stranger", fmt.Sprintf("its version of the interface is %d, ours is %d", abi.Version+1, abi.Version)},
 		{"mute", "it did not greet within 5s"},
 	} {

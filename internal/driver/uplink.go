@@ -25,6 +25,7 @@ const (
 	helloWithin  = 5 * time.Second
 	answerWithin = 2 * time.Second
 	quitWithin   = time.Second
+	exitWithin   = 20 * time.Millisecond
 	firstBackOff = 100 * time.Millisecond
 	lastBackOff  = 5 * time.Second
 	steadyAfter  = 10 * time.Second // a device that lived this long starts again at once
@@ -189,7 +190,7 @@ func (u *uplink) run() {
 func (u *uplink) receive(msg []byte, ok bool) {
 	now := mono.Now()
 	if !ok {
-		u.lose(now, u.death(), "it closed its socket")
+		u.hungUp(now)
 		return
 	}
 	h, octets, err := abi.ParseHeader(msg)
@@ -204,6 +205,19 @@ func (u *uplink) receive(msg []byte, ok bool) {
 	if err != nil {
 		u.lose(now, abi.DeviceDied, err.Error())
 	}
+}
+
+// hungUp is a device that has closed its socket: it is ending, as a rule, and
+// its exit status, a moment later, says more.
+func (u *uplink) hungUp(now mono.Time) {
+	why, detail := u.death(), "it closed its socket"
+	u.fence() // the kernel goes on meanwhile
+	select {
+	case <-u.proc.exited:
+		detail = u.proc.status
+	case <-time.After(exitWithin):
+	}
+	u.lose(now, why, detail)
 }
 
 // hello lets a new device serve: only now the fence is taken down.
