@@ -22,7 +22,7 @@ type Conn struct {
 	chal  challengeState
 
 	state   tcb.State
-	gone    bool // reset, aborted or closed: nothing is taken in any more
+	live    bool // not reset, aborted or closed: takes things in
 	through bool
 	told    bool
 	rstDue  bool
@@ -46,7 +46,7 @@ func (c *Conn) Restore(now mono.Time, s *tcb.Snapshot, o Options) error {
 	if !ok {
 		return fmt.Errorf("congestion control %q is not known", o.CC)
 	}
-	*c = Conn{state: s.State, through: o.Through, told: o.TSTold}
+	*c = Conn{state: s.State, live: true, through: o.Through, told: o.TSTold}
 	c.ts.restore(now, s)
 	c.snd.restore(s)
 	c.rcv.restore(s, o)
@@ -93,7 +93,7 @@ func (c *Conn) Snapshot(now mono.Time, s *tcb.Snapshot) {
 	c.ts.snapshot(s)
 	c.rtt.snapshot(s)
 	c.cc.snapshot(s)
-	if c.gone { // what was in flight is forgotten
+	if !c.live { // what was in flight is forgotten
 		s.SndNxt, s.FINSent, s.FINQueued = s.SndUna, false, false
 	}
 }
@@ -109,7 +109,7 @@ func (c *Conn) Close() {
 
 // forget ends the connection; what was received in order can still be taken.
 func (c *Conn) forget() {
-	c.gone = true
+	c.live = false
 	c.state = tcb.Closed
 	c.timer = timerState{}
 	c.snd.q.clear()
@@ -122,7 +122,7 @@ func (c *Conn) forget() {
 // Abort makes the next Output one RST, after which there is nothing any more
 // (RFC 9293, section 3.10.5).
 func (c *Conn) Abort() {
-	if c.gone {
+	if !c.live {
 		return
 	}
 	c.forget()

@@ -21,4 +21,30 @@
 // towards the program's socket, in one sequence space, and each may
 // acknowledge only what the other one's correspondent has acknowledged.
 // Without it the engine is an ordinary TCP endpoint with a receive buffer.
+//
+// Acknowledging through, nothing of the engine's own opens a window again that
+// the other end closed: when its window update is lost, only a probe that is
+// passed on brings it back. So who joins two engines answers Probed at one of
+// them with AckNow there and Probe at the other.
+//
+// # What it does
+//
+// RFC 9293, with 2018 and 2883 (SACK), 5681, 6582 and 6675 (recovery), 3042
+// (limited transmit), 5961 (blind attacks), 6298 (timeout; Linux's floor of
+// 200 ms), 7323 (timestamps, scaling) and 9438 (CUBIC). A file holds a
+// mechanism: send and queue, recv, reasm and ranges, accept, ack, sack,
+// recovery, rto, rtt, congestion with cubic and reno, window, through, close,
+// timestamp, timer, output.
+//
+// It never gives a connection up: while nobody acknowledges, it backs off to
+// two minutes and goes on. Whether a connection is worth that is for the
+// program's own socket, whose octets are not acknowledged either, or for who
+// drives the engine.
+//
+// # What it costs
+//
+// A Conn is about 650 octets, of which 120 are counters. Spans wait in rings
+// that grow as needed and are given back when the connection has been idle for
+// a second. One segment causes work in proportion to its own spans, and to at
+// most maxRanges SACK ranges or, after a gap, maxPending spans to move.
 package tcp

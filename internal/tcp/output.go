@@ -10,7 +10,7 @@ import (
 // of up to wire.MaxSuper octets, and returns false when there is none. Call it
 // until then after every call that brings something in.
 func (c *Conn) Output(now mono.Time, out *wire.Out) bool {
-	if c.gone {
+	if !c.live {
 		return c.outputReset(now, out)
 	}
 	if c.rcv.update && !c.through {

@@ -79,7 +79,7 @@ func (r *recvState) spans(list []tcb.OOOSpan) []tcb.OOOSpan {
 // it keeps of the payload; nothing in seg is trusted.
 func (c *Conn) Receive(now mono.Time, seg *wire.Segment) Event {
 	c.stats.SegsIn += count(seg.Payload.Len, uint32(seg.Size))
-	if c.gone || !sound(seg) {
+	if !c.live || !sound(seg) {
 		return Dropped
 	}
 	c.touch(now)
@@ -169,9 +169,6 @@ func (c *Conn) duplicate(now mono.Time, seg *wire.Segment, n uint32) Event {
 	}
 	if n > 0 {
 		r.report(seqnum.Range{Lo: seg.Seq, Hi: seg.Seq.Add(n)})
-	}
-	if seg.Payload.Len == 0 && seg.Flags&wire.FIN == 0 {
-		return 0
 	}
 	return DupData
 }

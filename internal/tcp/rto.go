@@ -39,7 +39,7 @@ func (c *Conn) persist() {
 // Probe makes the next Output send a zero-length segment at snd.una-1, which
 // any TCP answers with an acknowledgment (as Linux's tcp_xmit_probe_skb).
 func (c *Conn) Probe() {
-	if !c.gone {
+	if c.live {
 		c.timer.probe = true
 	}
 }

@@ -135,7 +135,7 @@ func (s *sendState) gather(out *wire.Out, i uint32, seq seqnum.Value, n uint32) 
 // Send queues s, whose reference it takes over. After CloseSend, or when the
 // connection is gone, it only releases it.
 func (c *Conn) Send(s frame.Span) {
-	if c.gone || c.snd.finQueued || s.Len == 0 {
+	if !c.live || c.snd.finQueued || s.Len == 0 {
 		if s.Buf != nil {
 			s.Buf.Release()
 		}
@@ -146,7 +146,7 @@ func (c *Conn) Send(s frame.Span) {
 
 // CloseSend queues a FIN after what is queued (RFC 9293, section 3.10.4).
 func (c *Conn) CloseSend() {
-	if c.gone || c.snd.finQueued {
+	if !c.live || c.snd.finQueued {
 		return
 	}
 	c.snd.finQueued = true

@@ -12,7 +12,7 @@ import (
 // difference.
 func (c *Conn) Permit(ack, edge seqnum.Value) {
 	r := &c.rcv
-	if !c.through || c.gone {
+	if !c.through || !c.live {
 		return
 	}
 	if r.acked.Less(ack) {
@@ -29,4 +29,4 @@ func (c *Conn) Permit(ack, edge seqnum.Value) {
 }
 
 // AckNow makes an acknowledgment due even if nothing changed.
-func (c *Conn) AckNow() { c.rcv.ackDue = !c.gone }
+func (c *Conn) AckNow() { c.rcv.ackDue = c.live }
