@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"time"
 
@@ -33,6 +34,7 @@ const (
 	defaultSeconds = 10
 	minRounds      = 6 // one of them loses the device instead of uploading
 	killRound      = 3 // counted from 1
+	threads        = 16
 	// settleTimeout bounds every wait for all connections to be where they
 	// should be, or to carry something.
 	settleTimeout = 15 * time.Second
@@ -61,6 +63,9 @@ func Run(ctx context.Context, o Options) (err error) {
 	if o.Out == nil {
 		o.Out = os.Stdout
 	}
+	// More threads than processors: a request then waits for the system's
+	// scheduler, which favours it over the bulk, and not for Go's.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(threads))
 	d := &run{options: o, out: o.Out, begin: time.Now()}
 	if o.JSON {
 		d.out = io.Discard

@@ -62,9 +62,9 @@ func (d *run) measure(ctx context.Context, place string, window time.Duration, t
 func (d *run) moveAll(ctx context.Context, verb string, round int) error {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
-	place, move := "device", d.rig.Offload
+	place, move := "on the device", d.rig.Offload
 	if verb == "upload" {
-		place, move = "kernel", d.rig.Upload
+		place, move = "in the kernel", d.rig.Upload
 	}
 	missing := d.addresses()
 	for len(missing) > 0 {
@@ -80,7 +80,7 @@ func (d *run) moveAll(ctx context.Context, verb string, round int) error {
 			}
 		}
 	}
-	d.say("%s %d: all %d connections are on the %s%s", verb, round, len(d.crew.workers), place, d.report.lastMove(verb, len(d.crew.workers)))
+	d.say("%s %d: all %d connections are %s%s", verb, round, len(d.crew.workers), place, d.report.lastMove(verb, len(d.crew.workers)))
 	return nil
 }
 
@@ -88,7 +88,7 @@ func (d *run) moveAll(ctx context.Context, verb string, round int) error {
 func (d *run) pause(ctx context.Context, place string, missing int) error {
 	select {
 	case <-ctx.Done():
-		return fmt.Errorf("%d connections did not come to the %s in %s", missing, place, settleTimeout)
+		return fmt.Errorf("%d connections are not %s after %s", missing, place, settleTimeout)
 	case <-time.After(50 * time.Millisecond):
 		return nil
 	}

@@ -37,6 +37,7 @@ func startProgram(ns *testnet.Namespace, folder, name, path string, args ...stri
 	}
 	defer log.Close()
 	p.cmd.Stderr = log
+	p.cmd.Env = append(os.Environ(), "GOMAXPROCS="+strconv.Itoa(threads))
 	if p.cmd.Stdout == nil {
 		p.cmd.Stdout = log
 	}
