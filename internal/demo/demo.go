@@ -27,8 +27,11 @@ type Options struct {
 	Program string    // the toehold binary; empty: this process's own
 }
 
-// ErrLost is a demo whose verdict is not good; the report says why.
-var ErrLost = errors.New("the demo failed")
+// How a demo ends, other than well.
+var (
+	ErrLost        = errors.New("the demo failed") // the report says why
+	ErrInterrupted = errors.New("interrupted; everything is removed")
+)
 
 const (
 	defaultSeconds = 10
@@ -57,6 +60,9 @@ type run struct {
 // octet was lost, doubled or reordered. It leaves nothing behind, also when
 // the context ends it.
 func Run(ctx context.Context, o Options) (err error) {
+	if os.Geteuid() != 0 {
+		return errors.New("the demo makes network namespaces and needs root: run it with sudo")
+	}
 	if o.Seconds <= 0 {
 		o.Seconds = defaultSeconds
 	}
@@ -74,11 +80,14 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil && d.rig != nil {
 		err = fmt.Errorf("%w\nthe daemon logged: %s", err, d.rig.Log())
 	}
-	err = errors.Join(err, d.clean())
-	if ctx.Err() != nil {
-		return errors.Join(errors.New("interrupted; everything is removed"), ctx.Err())
+	left := d.clean()
+	switch {
+	case ctx.Err() != nil && left == nil:
+		return ErrInterrupted
+	case ctx.Err() != nil:
+		return left
 	}
-	d.report.finish(err)
+	d.report.finish(errors.Join(err, left))
 	d.report.print(o.Out, o.JSON)
 	if !d.report.OK {
 		return ErrLost
@@ -103,9 +112,6 @@ func (d *run) say(format string, args ...any) {
 
 // build makes the network and starts daemon and servers.
 func (d *run) build(ctx context.Context) (err error) {
-	if os.Geteuid() != 0 {
-		return errors.New("the demo makes network namespaces and needs root: run it with sudo")
-	}
 	if d.folder, err = os.MkdirTemp("", "toehold-demo-"); err != nil {
 		return err
 	}

@@ -272,7 +272,7 @@ func TestInterruptedDemoLeavesNothing(t *testing.T) {
 	before := leftovers(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(1500*time.Millisecond, cancel)
-	if err := Run(ctx, Options{Seconds: 60, Out: io.Discard}); !errors.Is(err, context.Canceled) {
+	if err := Run(ctx, Options{Seconds: 60, Out: io.Discard}); !errors.Is(err, ErrInterrupted) {
 		t.Errorf("it ended with %v", err)
 	}
 	if after := leftovers(t); after != before {
