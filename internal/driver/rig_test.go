@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 			os.Exit(fakeDevice(mode))
 		}
 		switch os.Args[1] {
-		case "daemon", "device", "list", "offload", "upload":
+		case "daemon", "device", "list", "show", "offload", "upload", "device-status":
 			os.Exit(cli.Main())
 		}
 	}
