@@ -38,6 +38,7 @@ type Device struct {
 	received  [2][]port.Received
 	out       wire.Out
 	header    [wire.MaxHeaders]byte
+	whole     [1]frame.Span // a frame that is passed on
 	answers   map[answerKey][]abi.Answer
 	message   []byte
 	stats     Stats

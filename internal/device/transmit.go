@@ -65,15 +65,14 @@ func (d *Device) queue(p port.Port, header []byte, pieces []frame.Span) {
 
 // forward passes a frame on as it is, from one link layer to the other.
 func (d *Device) forward(to port.Port, p *wire.Packet, raw rawFrame) {
-	var pieces [1]frame.Span
 	if d.linkHeader == etherLen {
-		pieces[0] = frame.Span{Buf: raw.buf, Len: uint32(raw.n)}
-		d.queue(to, nil, pieces[:])
+		d.whole[0] = frame.Span{Buf: raw.buf, Len: uint32(raw.n)}
+		d.queue(to, nil, d.whole[:])
 		return
 	}
 	n, rest := p.Relink(d.header[:], raw.buf, d.linkTo(to, p.Key.Family))
-	pieces[0] = rest
-	d.queue(to, d.header[:n], pieces[:])
+	d.whole[0] = rest
+	d.queue(to, d.header[:n], d.whole[:])
 }
 
 // linkTo is the link header of frames to a port when the uplink has none.
