@@ -212,6 +212,7 @@ func (c *Conn) sentNew(now mono.Time, out *wire.Out, at uint32) {
 	n := length(out)
 	s.at, s.nxt, s.override = at, s.nxt.Add(n), false
 	s.finSent = out.Flags&wire.FIN != 0
+	s.flushing = s.flushing && s.nxt.Less(s.flush)
 	c.loss.pipe += n
 	c.stats.BytesOut += uint64(out.Length)
 	c.timer.sent = now
@@ -226,7 +227,7 @@ func (c *Conn) allowed() uint32 {
 	s := &c.snd
 	queued := s.unsent()
 	n := min(queued, wire.MaxSuper, distance(s.nxt, s.edge))
-	if room := c.room(); n > room && !(s.flushing && s.nxt.Less(s.flush)) {
+	if room := c.room(); n > room && !s.flushing {
 		c.cc.limited = true
 		n = room - room%s.mss
 	}
@@ -235,12 +236,12 @@ func (c *Conn) allowed() uint32 {
 	}
 	if n >= s.mss {
 		n -= n % s.mss
-		if c.worthWaiting(n) {
+		if !s.flushing && c.worthWaiting(n) {
 			return 0
 		}
 		return n
 	}
-	if s.override || n > 0 && n >= s.maxWnd/2 {
+	if s.override || s.flushing || n > 0 && n >= s.maxWnd/2 {
 		return n
 	}
 	return 0

@@ -25,7 +25,7 @@ type sendState struct {
 	finQueued bool // a FIN is to follow end
 	finSent   bool
 	finAcked  bool
-	flushing  bool
+	flushing  bool // until nxt reaches flush
 	override  bool // send a part of a segment into a small window (RFC 9293, section 3.8.6.2.1)
 }
 
@@ -154,7 +154,7 @@ func (c *Conn) CloseSend() {
 }
 
 // FlushAll lets everything queued be sent now whatever the congestion window
-// says. The peer's window is obeyed still.
+// says, and in whatever pieces the peer's window allows.
 func (c *Conn) FlushAll() {
-	c.snd.flush, c.snd.flushing = c.snd.end, true
+	c.snd.flush, c.snd.flushing = c.snd.end, c.snd.unsent() > 0
 }
