@@ -131,7 +131,10 @@ func (d *Device) fromPeer(now mono.Time, c *conn, p *wire.Packet, raw rawFrame) 
 		c.resetIn = true
 	}
 	if ev&tcp.Probed != 0 {
+		// Answered with what is known; S is asked too, in case its last
+		// window update was lost on the way here.
 		c.wire.AckNow()
+		c.host.Probe()
 	}
 	if c.probing && p.Seg.Flags&wire.ACK != 0 {
 		c.probing = false
