@@ -27,7 +27,6 @@ const fakeEnv = "TOEHOLD_TEST_DEVICE"
 type liar struct {
 	kind       string
 	generation uint32
-	buf        []byte
 }
 
 // fakeDevice is the process's main function.

@@ -42,6 +42,9 @@ func (u *uplink) Unsteer(keys []flow.Key) error {
 
 // Describe writes the parts of the block whose writer is the driver.
 func (u *uplink) Describe(c *handover.Conn) error {
+	if u.set == nil {
+		return errNoInterface
+	}
 	blocks := u.set.Blocks()
 	if int(c.HWID.Index()) >= len(blocks) {
 		return fmt.Errorf("hardware id %s is beyond %d connections", c.HWID, len(blocks))

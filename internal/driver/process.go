@@ -176,10 +176,10 @@ func (p *process) watch() {
 	}()
 }
 
-// read takes messages from the socket until it ends, and then closes it.
+// read takes messages from the socket until it ends. The descriptor stays
+// open, since the loop may send on it; shut closes it.
 func read(socket int, messages chan<- []byte) {
 	defer close(messages)
-	defer unix.Close(socket)
 	buf := make([]byte, abi.MaxMessage)
 	for {
 		n, err := unix.Read(socket, buf)
@@ -240,8 +240,8 @@ func (p *process) shut() {
 		if p.messages == nil {
 			unix.Close(p.socket) // nobody reads it
 		} else {
-			unix.Shutdown(p.socket, unix.SHUT_RDWR) // read closes it
-			go drain(p.messages)
+			unix.Shutdown(p.socket, unix.SHUT_RDWR) // ends read
+			go closeAfter(p.messages, p.socket)
 		}
 		p.socket = -1
 	}
@@ -253,7 +253,9 @@ func (p *process) shut() {
 	}
 }
 
-func drain(messages <-chan []byte) {
+// closeAfter closes the socket when nobody reads from it any more.
+func closeAfter(messages <-chan []byte, socket int) {
 	for range messages {
 	}
+	unix.Close(socket)
 }

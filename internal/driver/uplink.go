@@ -210,6 +210,10 @@ func (u *uplink) receive(msg []byte, ok bool) {
 // hungUp is a device that has closed its socket: it is ending, as a rule, and
 // its exit status, a moment later, says more.
 func (u *uplink) hungUp(now mono.Time) {
+	if u.proc.doomed {
+		u.proc.shut() // as it was told to
+		return
+	}
 	why, detail := u.death(), "it closed its socket"
 	u.fence() // the kernel goes on meanwhile
 	select {
