@@ -3,6 +3,7 @@ package driver
 import (
 	"bytes"
 	"context"
+	"errors"
 	"slices"
 	"sync/atomic"
 
@@ -249,7 +250,8 @@ func (d *Driver) Offload(ctx context.Context, s Selector, o Options) (Result, er
 	if err != nil {
 		return Result{}, err
 	}
-	return d.OffloadFlows(ctx, ids, o)
+	r, err := d.OffloadFlows(ctx, ids, o)
+	return r, errors.Join(err, d.matched(s, ids, &r))
 }
 
 // Upload moves the connections that s names home.
@@ -258,7 +260,26 @@ func (d *Driver) Upload(ctx context.Context, s Selector) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	return d.UploadFlows(ctx, ids)
+	r, err := d.UploadFlows(ctx, ids)
+	return r, errors.Join(err, d.matched(s, ids, &r))
+}
+
+// matched says that a selector which names one four-tuple, and which Select
+// took at its word, names nothing. One that was there when its move began is
+// another matter: its refusal says so.
+func (d *Driver) matched(s Selector, ids []flow.ID, r *Result) error {
+	if len(ids) != 1 || len(r.Refused) != 1 {
+		return nil
+	}
+	f := &r.Refused[0]
+	if f.Detail != abi.NoConnection.Text() && f.Reason != abi.AlreadyInKernel.String() {
+		return nil
+	}
+	states, err := d.probe([]flow.Key{ids[0].Key()})
+	if err == nil && states[0].Special&abi.SpecialMissing != 0 {
+		return noMatch(s)
+	}
+	return nil
 }
 
 // Devices returns the state of every device.

@@ -2,14 +2,18 @@ package driver_test
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"toehold/internal/abi"
+	"toehold/internal/control"
 	"toehold/internal/driver"
 )
 
@@ -60,7 +64,6 @@ func TestRefusals(t *testing.T) {
 		{"urgent-data", func(t *testing.T) *pair { return r.urgent() }, false},
 		{"ip-options", func(t *testing.T) *pair { return r.optional() }, true},
 		{"not-established", func(t *testing.T) *pair { return r.halfClosed() }, false},
-		{"no-connection", func(t *testing.T) *pair { return r.gone() }, false},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
 			r.t = t
@@ -189,14 +192,25 @@ func (r *rig) halfClosed() *pair {
 	return p
 }
 
-func (r *rig) gone() *pair {
-	r.t.Helper()
+// What is not there, or no more, is matched by no selector.
+func TestNoMatch(t *testing.T) {
+	r := newRig(t)
 	p := r.connect(1, false)[0]
 	for _, c := range []net.Conn{p.host, p.peer} {
 		c.(*net.TCPConn).SetLinger(0)
 		c.Close()
 	}
-	return p
+	for _, s := range []driver.Selector{p.selector(), {PID: 1}, {ID: abi.MakeHWID(0, 1)}, {State: driver.OnDevice}} {
+		_, offload := r.client.Offload(ctx, s, driver.Options{})
+		_, upload := r.client.Upload(ctx, s)
+		_, show := r.client.Show(ctx, s)
+		for what, err := range map[string]error{"offload": offload, "upload": upload, "show": show} {
+			var e *control.Error
+			if !errors.As(err, &e) || e.Kind != control.NoMatch || !strings.Contains(e.Message, s.String()) {
+				t.Errorf("%s %s: %v", what, s, err)
+			}
+		}
+	}
 }
 
 // What is no connection, or no full one, is not shown at all.
