@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"encoding/binary"
 	"errors"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -242,30 +241,13 @@ func TestWithoutPacketSocketAllIsTheKernels(t *testing.T) {
 // packets between them.
 func TestUplinkWithoutLinkHeader(t *testing.T) {
 	r := &rig{Net: testnet.New(t), linkHeader: 0}
-	addresses := map[*testnet.Namespace][]netip.Addr{
-		r.Host: {netip.MustParseAddr("10.78.0.1"), netip.MustParseAddr("fd78::1")},
-		r.Peer: {netip.MustParseAddr("10.78.0.2"), netip.MustParseAddr("fd78::2")},
-	}
-	var tuns []int
-	for ns, own := range addresses {
-		err := ns.Do(func() error {
-			tuns = append(tuns, openTun(t, "l3", unix.IFF_TUN))
-			return nil
-		})
-		if err := errors.Join(err, ns.Configure("l3", own...)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	stop := make(chan struct{})
-	carried := make(chan struct{})
-	go carry(tuns[0], tuns[1], stop, carried)
-	t.Cleanup(func() { close(stop); <-carried })
+	hosts, _ := r.AddTUNs(t, "l3")
 	r.attach(t, "l3")
 	if n := r.set.Control().LinkHeader; n != 0 {
 		t.Fatalf("link header of %d octets", n)
 	}
 	r.start(t)
-	for _, host := range addresses[r.Host] {
+	for _, host := range hosts {
 		s, peer := r.connect(t, host)
 		before := r.counters()
 		r.steer(t, s)
@@ -274,23 +256,6 @@ func TestUplinkWithoutLinkHeader(t *testing.T) {
 		if c.ToDevice == before.ToDevice || c.Injected == before.Injected || c.Dropped == before.Dropped || c.Fences != 0 {
 			t.Errorf("%v: before %+v, after %+v", host, before, c)
 		}
-	}
-}
-
-// carry moves frames between two TUNs.
-func carry(a, b int, stop, done chan struct{}) {
-	defer close(done)
-	buf := make([]byte, 10+14+1<<16)
-	wait := []unix.PollFd{{Fd: int32(a), Events: unix.POLLIN}, {Fd: int32(b), Events: unix.POLLIN}}
-	for {
-		select {
-		case <-stop:
-			return
-		default:
-		}
-		forward(a, b, buf, 0)
-		forward(b, a, buf, 0)
-		unix.Poll(wait, 5)
 	}
 }
 

@@ -26,21 +26,29 @@ import (
 	"toehold/internal/testnet"
 )
 
-// A bench is the device's real loop on a real uplink, and the driver's steps
+// A station is the device's real loop on a real uplink, and the driver's steps
 // one by one.
 type station struct {
 	*testnet.Net
-	t      testing.TB
-	set    *bpf.Set
-	socket int // to the device
-	batch  uint32
-	ended  chan error
-	stop   context.CancelFunc
+	t         testing.TB
+	addresses [2]netip.Addr // of the host: IPv4, IPv6
+	set       *bpf.Set
+	socket    int // to the device
+	batch     uint32
+	ended     chan error
+	stop      context.CancelFunc
 }
 
 func newStation(t testing.TB) *station {
 	t.Helper()
-	s := &station{Net: testnet.New(t), t: t, ended: make(chan error, 1)}
+	n := testnet.New(t)
+	return newStationOn(t, n, n.HostIf, etherLen, [2]netip.Addr{n.HostIP4, n.HostIP6})
+}
+
+// newStationOn uses an interface of the host that has these addresses.
+func newStationOn(t testing.TB, n *testnet.Net, uplinkName string, linkHeader int, addresses [2]netip.Addr) *station {
+	t.Helper()
+	s := &station{Net: n, t: t, addresses: addresses, ended: make(chan error, 1)}
 	set, err := bpf.Load(bpf.Config{MaxConnections: 256, StaleAfter: 500 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
@@ -54,7 +62,7 @@ func newStation(t testing.TB) *station {
 	s.socket = pair[0]
 	var packet, tap int
 	err = s.Host.Do(func() error {
-		uplink, err := netlink.LinkByName(s.HostIf)
+		uplink, err := netlink.LinkByName(uplinkName)
 		if err != nil {
 			return err
 		}
@@ -76,7 +84,7 @@ func newStation(t testing.TB) *station {
 		t.Fatal(err)
 	}
 	s.start(Config{Socket: pair[1], Uplink: packet, HostPort: tap, Control: set.ControlFD(), Blocks: set.BlocksFD(),
-		LinkHeader: etherLen, MaxConnections: 256, Memory: 256 << 20, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+		LinkHeader: linkHeader, MaxConnections: 256, Memory: 256 << 20, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
 	return s
 }
 
@@ -177,9 +185,9 @@ func (s *station) upload(id flow.ID, hw abi.HWID) abi.Answer {
 // connect makes a connection of the kernel's, peer to host.
 func (s *station) connect(v6 bool) (host, peer *net.TCPConn, id flow.ID) {
 	s.t.Helper()
-	ip := s.HostIP4
+	ip := s.addresses[0]
 	if v6 {
-		ip = s.HostIP6
+		ip = s.addresses[1]
 	}
 	l, err := s.Host.Listen("tcp", netip.AddrPortFrom(ip, 0).String())
 	if err != nil {
@@ -268,6 +276,27 @@ func TestRealConnectionMovesUnderTraffic(t *testing.T) {
 		wait(t, "host to peer", up)
 		wait(t, "peer to host", down)
 		t.Logf("IPv6 %v: %d moves", v6, moves)
+	}
+}
+
+// The same where frames have no link header.
+func TestRealConnectionWithoutLinkHeader(t *testing.T) {
+	n := testnet.New(t)
+	addresses, _ := n.AddTUNs(t, "l3")
+	s := newStationOn(t, n, "l3", 0, addresses)
+	for _, v6 := range []bool{false, true} {
+		host, peer, id := s.connect(v6)
+		up, down := stream(t, host, peer, 100<<20), stream(t, peer, host, 100<<20)
+		for range 20 {
+			hw, _ := s.offload(id)
+			s.upload(id, hw)
+		}
+		s.offload(id)
+		wait(t, "host to peer", up)
+		wait(t, "peer to host", down)
+	}
+	if c := s.set.Control(); c.ToDevice == 0 || c.Injected == 0 || c.Fences != 0 {
+		t.Errorf("the frames did not go by the device: %+v", *c)
 	}
 }
 
