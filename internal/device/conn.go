@@ -25,13 +25,13 @@ type conn struct {
 	reowned              int    // times it was passed and owned again by itself
 
 	// Owned.
-	wire, host        tcp.Conn // towards the peer, towards S
-	kernel            abi.KernelState
-	finOut, finIn     bool // the FIN has been handed on: to the peer, to S
-	probing           bool // S probed; the peer's answer is owed to it
-	resetOut, resetIn bool // an RST is on its way: to the peer, to S
-	closedSaid        bool
-	base              counters
+	wire, host    tcp.Conn // towards the peer, towards S
+	kernel        abi.KernelState
+	finOut, finIn bool // the FIN has been handed on: to the peer, to S
+	probing       bool // S probed; the peer's answer is owed to it
+	resetIn       bool // an RST is on its way to S
+	closedSaid    bool
+	base          counters
 
 	timer timer
 	dirty bool // in the device's list of those with something to send

@@ -22,7 +22,6 @@ type track struct {
 	seen, told bool         // lo and nxt are known; una is
 	una        seqnum.Value // acknowledged by the receiver
 	lo, nxt    seqnum.Value
-	edge       seqnum.Value // right edge of the receiver's window; valid with windowed
 	window     uint16       // the last window field of the receiver, and
 	windowAt   seqnum.Value // the acknowledgement that it came with
 	windowed   bool

@@ -99,7 +99,6 @@ type endpoint struct {
 	want     []byte // what it is to receive in all
 	stalled  bool   // the application does not read
 	reset    bool
-	permit   bool
 }
 
 const (
