@@ -566,3 +566,24 @@ func TestMoveOften(t *testing.T) {
 		s.stop(t)
 	}
 }
+
+// Many connections move in one request.
+func TestMoveMany(t *testing.T) {
+	const n = 600 // more than two messages hold
+	r := newRig(t)
+	pairs := append(r.connect(n/2, false), r.connect(n/2, true)...)
+	for range 2 {
+		res := r.offload(everything)
+		r.moved(res, n)
+		t.Logf("offload: %dus each", res.Moved[0].Took)
+		for _, p := range pairs[:20] {
+			p.exchange(t, "on the device")
+		}
+		res = r.upload(everything)
+		r.moved(res, n)
+		t.Logf("upload: %dus each", res.Moved[0].Took)
+	}
+	for _, p := range pairs {
+		p.exchange(t, "in the kernel")
+	}
+}
