@@ -3,6 +3,7 @@ package device
 import (
 	"toehold/internal/abi"
 	"toehold/internal/flow"
+	"toehold/internal/mono"
 	"toehold/internal/seqnum"
 	"toehold/internal/tcp"
 	"toehold/internal/wire"
@@ -25,13 +26,15 @@ type conn struct {
 	reowned              int    // times it was passed and owned again by itself
 
 	// Owned.
-	wire, host    tcp.Conn // towards the peer, towards S
-	kernel        abi.KernelState
-	finOut, finIn bool // the FIN has been handed on: to the peer, to S
-	probing       bool // S probed; the peer's answer is owed to it
-	resetIn       bool // an RST is on its way to S
-	closedSaid    bool
-	base          counters
+	wire, host      tcp.Conn // towards the peer, towards S
+	kernel          abi.KernelState
+	finOut, finIn   bool // the FIN has been handed on: to the peer, to S
+	probing         bool // S probed; the peer's answer is owed to it
+	resetIn         bool // an RST is on its way to S
+	closedSaid      bool
+	gapsIn, gapsOut uint64    // segments after a gap, seen so far, of the engines
+	doubted         mono.Time // when an end was last asked about one
+	base            counters
 
 	timer timer
 	dirty bool // in the device's list of those with something to send

@@ -32,6 +32,12 @@ func (m *mover) step() {
 		}
 		m.id, m.phase = w.admit(), "admitted"
 	case "admitted":
+		w.probed = nil
+		if w.r.IntN(3) == 0 { // a segment that is on its way out meanwhile is missed
+			k := w.program.kernelState()
+			w.probed = &k
+			w.step()
+		}
 		w.steered, m.phase = true, "steered"
 	case "steered":
 		w.ownIt(m.id)
@@ -89,7 +95,7 @@ func (m *mover) run(seed uint64, limit int) {
 // TestNothingIsLostWhateverMoves is law 1 in simulation: random moves and
 // deaths of the device, over a wire with every fault, octets compared.
 func TestNothingIsLostWhateverMoves(t *testing.T) {
-	seeds := uint64(400)
+	seeds := uint64(600)
 	if testing.Short() {
 		seeds = 60
 	}
@@ -105,7 +111,7 @@ func TestNothingIsLostWhateverMoves(t *testing.T) {
 			f.lose, f.corrupt, f.reorder, f.double = 0.03, 0.02, 0.05, 0.01
 		}
 		w := newWorld(t, seed, f)
-		w.fill(w.r.IntN(2<<20), w.r.IntN(2<<20))
+		w.fill(w.r.IntN(6<<20), w.r.IntN(6<<20))
 		w.program.closing, w.peer.closing = true, true
 		m := &mover{w: w}
 		start := w.now

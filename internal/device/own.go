@@ -7,6 +7,7 @@ import (
 	"toehold/internal/abi"
 	"toehold/internal/frame"
 	"toehold/internal/mono"
+	"toehold/internal/port"
 	"toehold/internal/seqnum"
 	"toehold/internal/tcb"
 	"toehold/internal/tcp"
@@ -42,7 +43,7 @@ func (d *Device) own(now mono.Time, c *conn) error {
 	}
 	c.out.held, c.in.held = nil, nil // the engines have the references
 	c.host.SetTimestamp(c.wire.TSRecent(), c.wire.TSEcrLast())
-	c.place = abi.PlaceOwned
+	c.place, c.gapsIn, c.gapsOut = abi.PlaceOwned, 0, 0
 	return nil
 }
 
@@ -140,6 +141,7 @@ func (d *Device) fromPeer(now mono.Time, c *conn, p *wire.Packet, raw rawFrame) 
 		c.probing = false
 		c.host.AckNow()
 	}
+	c.doubt(now, &c.wire, &c.host, &c.gapsIn)
 	c.pump()
 	d.touch(c)
 }
@@ -171,8 +173,25 @@ func (d *Device) fromHost(now mono.Time, c *conn, p *wire.Packet, raw rawFrame) 
 		c.probing = true
 		c.wire.Probe()
 	}
+	c.doubt(now, &c.host, &c.wire, &c.gapsOut)
 	c.pump()
 	d.touch(c)
+}
+
+// doubtEvery bounds how often an end is asked about a gap.
+const doubtEvery = 100 * time.Millisecond
+
+// doubt asks the other end about a gap in what this one sends. Octets that
+// passed by while the flow was being steered may be missing here alone, and
+// then nobody would fill the gap: the answer acknowledges what the device
+// never sent, and it falls into step by that.
+func (c *conn) doubt(now mono.Time, sender, receiver *tcp.Conn, seen *uint64) {
+	gaps := sender.Stats().OutOfOrder
+	if gaps != *seen && now.Sub(c.doubted) > doubtEvery {
+		c.doubted = now
+		receiver.Probe()
+	}
+	*seen = gaps
 }
 
 // emit sends what both engines of c have to send; false when a port takes no
@@ -229,27 +248,33 @@ func (d *Device) passAgain(now mono.Time, c *conn) {
 	c.wire.FlushAll()
 	c.host.FlushAll()
 	d.emit(now, c)
-	d.flushOutOfOrder(c)
-	c.out = track{seen: true, told: true, una: c.wire.SndUna(), lo: c.host.RcvNxt(), nxt: c.host.RcvNxt(), fin: c.finOut}
-	c.in = track{seen: true, told: true, una: c.host.SndUna(), lo: c.wire.RcvNxt(), nxt: c.wire.RcvNxt(), fin: c.finIn}
+	toHost := d.flushOutOfOrder(now, &c.wire, &c.host, &c.toHost, d.host)
+	toPeer := d.flushOutOfOrder(now, &c.host, &c.wire, &c.toPeer, d.uplink)
+	c.out = passedUpTo(c.wire.SndUna(), toPeer, c.finOut)
+	c.in = passedUpTo(c.host.SndUna(), toHost, c.finIn)
 	c.stampPeer = stamp{c.wire.TSRecent(), c.wire.TSEcrLast(), true}
 	c.stampHost = stamp{c.host.TSRecent(), c.host.TSEcrLast(), true}
 	d.leave(c)
 }
 
-// flushOutOfOrder hands the out-of-order octets to S as they are.
-func (d *Device) flushOutOfOrder(c *conn) {
-	var out wire.Out
-	c.wire.OOO(func(seq seqnum.Value, s frame.Span) {
-		out.Seq, out.Ack = seq, c.host.RcvAcked()
-		out.Flags = wire.ACK
-		out.Window = uint16(min((c.wire.SndEdge().Sub(c.host.RcvAcked()))>>c.kernel.SndWscale, 65535))
-		out.TSOK = c.kernel.Flags&abi.FlagTimestamps != 0
-		out.TSVal, out.TSEcr = c.wire.TSRecent(), c.wire.TSEcrLast()
-		out.Pieces[0], out.NPieces, out.Length = s, 1, s.Len
-		out.Size = uint16(c.kernel.MSS)
-		d.transmit(&out, &c.toHost, d.host)
+// passedUpTo is the track of a direction in which everything up to nxt has
+// been passed and no copy is kept.
+func passedUpTo(una, nxt seqnum.Value, fin bool) track {
+	return track{seen: true, told: true, una: una, lo: nxt, nxt: nxt, fin: fin}
+}
+
+// flushOutOfOrder sends what the engine from received after a gap on through
+// the engine to, as it is: its sender may have been told that it is there
+// (RFC 2018), and would not soon send it again. It returns the end of all that
+// from has received.
+func (d *Device) flushOutOfOrder(now mono.Time, from, to *tcp.Conn, s *side, p port.Port) seqnum.Value {
+	end := from.RcvNxt()
+	from.OOO(func(seq seqnum.Value, piece frame.Span) {
+		to.Stray(now, &d.out, seq, piece)
+		d.transmit(&d.out, s, p)
+		end = seqnum.Max(end, seq.Add(piece.Len))
 	})
+	return end
 }
 
 // leave takes the engines off c.

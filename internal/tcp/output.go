@@ -1,6 +1,7 @@
 package tcp
 
 import (
+	"toehold/internal/frame"
 	"toehold/internal/mono"
 	"toehold/internal/seqnum"
 	"toehold/internal/wire"
@@ -56,6 +57,17 @@ func (c *Conn) header(now mono.Time, out *wire.Out, seq seqnum.Value, flags uint
 	out.Segment = wire.Segment{Seq: seq, Ack: r.sentAck, Flags: flags, Window: r.sentWnd}
 	out.NPieces, out.Length = 0, 0
 	c.ts.fill(now, &out.Segment, c.told)
+}
+
+// Stray makes out a segment of payload at seq that never was in the send
+// queue: octets that the caller has received after a gap and does not keep.
+// The span is borrowed.
+func (c *Conn) Stray(now mono.Time, out *wire.Out, seq seqnum.Value, payload frame.Span) {
+	c.header(now, out, seq, wire.ACK)
+	out.Pieces[0], out.NPieces, out.Length = payload, 1, payload.Len
+	if payload.Len > c.snd.mss {
+		out.Size = uint16(c.snd.mss)
+	}
 }
 
 // outputAck sends a pure acknowledgment.
