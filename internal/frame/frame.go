@@ -59,6 +59,11 @@ func (s Span) Slice(from, n uint32) Span {
 	return Span{s.Buf, s.Off + from, n}
 }
 
+// Reserve is what a pool gives out beyond its limit, in octets: who receives
+// frames then still sees the acknowledgements that free other buffers, as long
+// as it keeps none of them (Scarce).
+const Reserve = 4 << 20
+
 // A Pool makes buffers and takes them back. Its limit is on the octets held
 // by buffers that are in use.
 type Pool struct {
@@ -68,7 +73,7 @@ type Pool struct {
 	parting     *Buf // released, perhaps still queued for transmission
 }
 
-// NewPool returns a pool that holds at most limit octets in use.
+// NewPool returns a pool that holds at most limit octets in use, and Reserve.
 func NewPool(limit int) *Pool { return &Pool{limit: limit} }
 
 // Used is the number of octets in buffers that are in use.
@@ -77,14 +82,18 @@ func (p *Pool) Used() int { return p.used }
 // Limit is the number of octets that may be in use.
 func (p *Pool) Limit() int { return p.limit }
 
+// Scarce reports that the limit is reached: what is got now is of the reserve
+// and must be given back within the turn.
+func (p *Pool) Scarce() bool { return p.used > p.limit }
+
 // Get returns a buffer of at least n octets with one reference, or nil when n
-// is above Large or the pool is at its limit.
+// is above Large or limit and reserve are in use.
 func (p *Pool) Get(n int) *Buf {
 	free, size := &p.large, Large
 	if n <= Small {
 		free, size = &p.small, Small
 	}
-	if n > Large || p.used+size > p.limit {
+	if n > Large || p.used+size > p.limit+Reserve {
 		return nil
 	}
 	p.used += size

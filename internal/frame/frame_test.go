@@ -18,9 +18,23 @@ func TestReleasedBufferStaysUntilRecycle(t *testing.T) {
 func TestLimit(t *testing.T) {
 	p := NewPool(2 * Large)
 	a, b := p.Get(Large), p.Get(Large)
-	if a == nil || b == nil || p.Get(1) != nil {
+	if a == nil || b == nil || p.Scarce() {
 		t.Fatalf("limit of %d, used %d", p.Limit(), p.Used())
 	}
+	var reserve []*Buf
+	for c := p.Get(Large); c != nil; c = p.Get(Large) {
+		reserve = append(reserve, c)
+		if !p.Scarce() {
+			t.Fatal("the reserve is given out without a word")
+		}
+	}
+	if n := len(reserve); n != Reserve/Large {
+		t.Errorf("%d buffers of reserve", n)
+	}
+	for _, c := range reserve {
+		c.Release()
+	}
+	p.Recycle()
 	a.Retain()
 	a.Release()
 	p.Recycle()
