@@ -161,7 +161,7 @@ func TestPacketDropsWhatDoesNotFit(t *testing.T) {
 }
 
 func TestPacketWithoutBuffers(t *testing.T) {
-	pool := frame.NewPool(readBatch*frame.Large + frame.Small)
+	pool := frame.NewPool(readBatch*frame.Large + frame.Small - frame.Reserve)
 	p, other := local(t, pool)
 	unix.Write(other, make([]byte, 60000))
 	unix.Write(other, append(noVNet[:], "kept"...))

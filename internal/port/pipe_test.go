@@ -104,7 +104,7 @@ func TestPipeBlocksAndGoesOn(t *testing.T) {
 }
 
 func TestPipeWithoutBuffers(t *testing.T) {
-	big, none := frame.NewPool(10<<20), frame.NewPool(frame.Small)
+	big, none := frame.NewPool(10<<20), frame.NewPool(frame.Small-frame.Reserve)
 	a, b := NewPipe(big, none)
 	for range 3 {
 		say(t, a, big, "x")

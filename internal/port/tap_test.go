@@ -351,7 +351,7 @@ func TestOpenRefuses(t *testing.T) {
 		if _, _, _, err := OpenTAP(h.name); !errors.Is(err, unix.EBUSY) {
 			t.Errorf("a TAP that is there: %v", err)
 		}
-		if _, err := NewTAP(mustTAP(t), frame.NewPool(100)); !errors.Is(err, errPool) {
+		if _, err := NewTAP(mustTAP(t), frame.NewPool(100-frame.Reserve)); !errors.Is(err, errPool) {
 			t.Errorf("a pool without room: %v", err)
 		}
 		return nil
