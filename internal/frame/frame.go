@@ -4,17 +4,32 @@
 // A pool and all its buffers belong to one goroutine.
 package frame
 
-// The two sizes of buffer. Large takes the largest super-segment with its
-// virtio-net and link headers; Small keeps a lone segment without holding a
-// Large one for it.
+// The sizes of buffer. Large takes the largest super-segment with its
+// virtio-net and link headers; Small keeps a lone segment, Medium a jumbo frame
+// or a few segments, without holding a Large one for them.
 const (
-	Large = 66 << 10
-	Small = 2 << 10
+	Large  = 66 << 10
+	Medium = 10 << 10
+	Small  = 2 << 10
 )
+
+// sizes are the sizes of buffer in order; a size's index is its class.
+var sizes = [...]int{Small, Medium, Large}
+
+// class is that of the smallest buffer with n octets, len(sizes) when there is
+// none.
+func class(n int) int {
+	for i, size := range sizes {
+		if n <= size {
+			return i
+		}
+	}
+	return len(sizes)
+}
 
 // A Buf is one buffer of a Pool.
 type Buf struct {
-	B    []byte // the whole buffer, Large or Small octets
+	B    []byte // the whole buffer: as long as one of the sizes
 	refs int32
 	pool *Pool
 	next *Buf
@@ -68,9 +83,8 @@ const Reserve = 4 << 20
 // by buffers that are in use.
 type Pool struct {
 	limit, used int
-	large       *Buf
-	small       *Buf
-	parting     *Buf // released, perhaps still queued for transmission
+	free        [len(sizes)]*Buf // of each class
+	parting     *Buf             // released, perhaps still queued for transmission
 }
 
 // NewPool returns a pool that holds at most limit octets in use, and Reserve.
@@ -86,22 +100,19 @@ func (p *Pool) Limit() int { return p.limit }
 // and must be given back within the turn.
 func (p *Pool) Scarce() bool { return p.used > p.limit }
 
-// Get returns a buffer of at least n octets with one reference, or nil when n
-// is above Large or limit and reserve are in use.
+// Get returns the smallest buffer of at least n octets with one reference, or
+// nil when n is above Large or limit and reserve are in use.
 func (p *Pool) Get(n int) *Buf {
-	free, size := &p.large, Large
-	if n <= Small {
-		free, size = &p.small, Small
-	}
-	if n > Large || p.used+size > p.limit+Reserve {
+	k := class(n)
+	if k == len(sizes) || p.used+sizes[k] > p.limit+Reserve {
 		return nil
 	}
-	p.used += size
-	b := *free
+	p.used += sizes[k]
+	b := p.free[k]
 	if b == nil {
-		return &Buf{B: make([]byte, size), refs: 1, pool: p}
+		return &Buf{B: make([]byte, sizes[k]), refs: 1, pool: p}
 	}
-	*free, b.next, b.refs = b.next, nil, 1
+	p.free[k], b.next, b.refs = b.next, nil, 1
 	return b
 }
 
@@ -110,12 +121,9 @@ func (p *Pool) Get(n int) *Buf {
 func (p *Pool) Recycle() {
 	for b := p.parting; b != nil; {
 		next := b.next
-		free := &p.large
-		if len(b.B) == Small {
-			free = &p.small
-		}
-		b.next = *free
-		*free = b
+		k := class(len(b.B))
+		b.next = p.free[k]
+		p.free[k] = b
 		p.used -= len(b.B)
 		b = next
 	}

@@ -49,6 +49,29 @@ func TestLimit(t *testing.T) {
 	}
 }
 
+// TestSmallestSize: a buffer is no larger than need be, is counted as what it
+// holds, and goes back to those of its size.
+func TestSmallestSize(t *testing.T) {
+	for _, tt := range []struct{ n, want int }{
+		{0, Small}, {1, Small}, {Small, Small},
+		{Small + 1, Medium}, {2*1448 + 76, Medium}, {9000 + 28, Medium}, {Medium, Medium},
+		{Medium + 1, Large}, {Large, Large},
+	} {
+		p := NewPool(1 << 20)
+		b := p.Get(tt.n)
+		if b.Cap() != tt.want || p.Used() != tt.want {
+			t.Errorf("for %d octets a buffer of %d, used %d", tt.n, b.Cap(), p.Used())
+		}
+		b.Release()
+		p.Recycle()
+		for _, size := range []int{Small, Medium, Large} {
+			if again := p.Get(size); (again == b) != (size == tt.want) {
+				t.Errorf("asked for %d after a buffer of %d came back: the same is %v", size, tt.want, again == b)
+			}
+		}
+	}
+}
+
 func TestTooLarge(t *testing.T) {
 	if b := NewPool(1 << 30).Get(Large + 1); b != nil {
 		t.Errorf("got %d octets", len(b.B))
@@ -84,8 +107,9 @@ func TestSpanSlice(t *testing.T) {
 func TestGetDoesNotAllocateOnceWarm(t *testing.T) {
 	p := NewPool(1 << 30)
 	run := func() {
-		b := p.Get(Large)
-		b.Release()
+		for _, size := range sizes {
+			p.Get(size).Release()
+		}
 		p.Recycle()
 	}
 	run()

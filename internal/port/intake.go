@@ -8,12 +8,12 @@ import "toehold/internal/frame"
 const readOctets = 512 << 10
 
 // take makes a Received of the n octets that were read into *slot. A frame
-// that fits a Small buffer is copied to one, so that it does not hold 66 KiB
-// while it waits for its acknowledgement; a longer one leaves with the
-// slot's buffer, which is replaced. Without a buffer from the pool the frame
-// is dropped and *slot stays: a port can always read.
+// that fits a Small or Medium buffer is copied to the smallest, so that it does
+// not hold 66 KiB while it waits for its acknowledgement; a longer one leaves
+// with the slot's buffer, which is replaced. Without a buffer from the pool the
+// frame is dropped and *slot stays: a port can always read.
 func take(pool *frame.Pool, slot **frame.Buf, n int) (Received, bool) {
-	if n <= frame.Small {
+	if n <= frame.Medium {
 		b := pool.Get(n)
 		if b == nil {
 			return Received{}, false

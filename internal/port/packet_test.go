@@ -100,11 +100,12 @@ func TestPacketSkipsWhatIsRefused(t *testing.T) {
 	}
 }
 
-func TestPacketCopiesSmallFrames(t *testing.T) {
+func TestPacketKeepsTheSmallestBuffer(t *testing.T) {
 	pool := frame.NewPool(10 << 20)
 	p, other := local(t, pool)
 	held := pool.Used()
-	lengths := []int{vnetLen, 100, frame.Small, frame.Small + 1, 60000}
+	lengths := []int{vnetLen, 100, frame.Small, frame.Small + 1, frame.Medium, frame.Medium + 1, 60000}
+	sizes := []int{frame.Small, frame.Small, frame.Small, frame.Medium, frame.Medium, frame.Large, frame.Large}
 	for i, n := range lengths {
 		unix.Write(other, bytes.Repeat([]byte{byte(i)}, n))
 	}
@@ -114,11 +115,7 @@ func TestPacketCopiesSmallFrames(t *testing.T) {
 		t.Fatalf("%d frames, %v", n, err)
 	}
 	for i, r := range into[:n] {
-		size := frame.Small
-		if lengths[i] > size {
-			size = frame.Large
-		}
-		if r.N != lengths[i] || len(r.Buf.B) != size || r.Buf.B[r.N-1] != byte(i) {
+		if r.N != lengths[i] || len(r.Buf.B) != sizes[i] || r.Buf.B[r.N-1] != byte(i) {
 			t.Errorf("frame of %d: %d octets in a buffer of %d", lengths[i], r.N, len(r.Buf.B))
 		}
 		r.Buf.Release()

@@ -203,7 +203,7 @@ func TestTAPCountsWhatItsRingDrops(t *testing.T) {
 
 func TestTAPWithoutBuffers(t *testing.T) {
 	h := newHost(t)
-	h.tap.pool = frame.NewPool(frame.Small)
+	h.tap.pool = frame.NewPool(frame.Small - frame.Reserve)
 	for _, text := range []string{ether("kept"), ether("lost"), ether(strings.Repeat("x", 5000))} {
 		say(t, h.beside, h.pool, text)
 	}
