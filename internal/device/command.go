@@ -6,9 +6,9 @@ import (
 
 	"toehold/internal/abi"
 	"toehold/internal/flow"
-	"toehold/internal/frame"
 	"toehold/internal/mono"
 	"toehold/internal/shm"
+	"toehold/internal/tcb"
 	"toehold/internal/wire"
 )
 
@@ -96,7 +96,7 @@ func (d *Device) admit(batch uint32, o abi.Offer) {
 // by the nature of the connection.
 func (d *Device) admissible(o *abi.Offer) abi.Reason {
 	switch {
-	case o.Key.ID() == flow.ID{} || o.MSS == 0 || o.MSS > frame.Large:
+	case o.Key.ID() == flow.ID{} || o.MSS == 0 || o.MSS > tcb.MaxMSS:
 		return abi.InternalError
 	case o.Flags&abi.FlagECN != 0:
 		return abi.ECN
@@ -131,12 +131,16 @@ func (d *Device) wantOwned(now mono.Time, batch uint32, c *conn) {
 // valid checks what of the kernel-level state the engines would divide or
 // shift by.
 func valid(k *abi.KernelState) bool {
-	return k.MSS != 0 && k.MSS <= frame.Large && k.SndWscale <= 14 && k.RcvWscale <= 14
+	return k.MSS >= tcb.MinMSS && k.MSS <= tcb.MaxMSS && k.SndWscale <= 14 && k.RcvWscale <= 14
 }
 
 // settle merges the kernel-level state, read after the flow was steered.
 func (d *Device) settle(c *conn, part *abi.KernelPart) {
 	k := &part.State
+	c.settled = true
+	if k.Flags&abi.FlagTimestamps != 0 {
+		c.stampPeer = stamp{val: k.TSRecent, seen: true}
+	}
 	c.out.settle(seqOf(k.SndUna), seqOf(k.SndNxt))
 	c.in.settle(seqOf(k.RcvNxt), seqOf(k.RcvNxt))
 	d.prime(c, part)

@@ -5,6 +5,7 @@ import (
 	"toehold/internal/flow"
 	"toehold/internal/mono"
 	"toehold/internal/seqnum"
+	"toehold/internal/tcb"
 	"toehold/internal/tcp"
 	"toehold/internal/wire"
 )
@@ -20,17 +21,21 @@ type conn struct {
 
 	// Passing.
 	out, in              track  // S to peer, peer to S
-	stampPeer, stampHost stamp  // of the last segments that went by
-	wanted               bool   // the driver has asked to own it
-	batch                uint32 // of that request
-	reowned              int    // times it was passed and owned again by itself
+	stampPeer, stampHost stamp  // the latest that went by
+	settled              bool   // the kernel-level state is known
+	stampFloor           uint32 // nothing earlier goes to the peer; valid with floored
+	floored              bool
+	wanted               bool      // the driver has asked to own it
+	batch                uint32    // of that request
+	reowned              int       // times it was passed and owned again by itself,
+	reownedAt            mono.Time // the last of them
 
 	// Owned.
 	wire, host      tcp.Conn // towards the peer, towards S
 	kernel          abi.KernelState
-	finOut, finIn   bool // the FIN has been handed on: to the peer, to S
-	probing         bool // S probed; the peer's answer is owed to it
-	resetIn         bool // an RST is on its way to S
+	finOut, finIn   bool       // the FIN has been handed on: to the peer, to S
+	probing         bool       // S probed; the peer's answer is owed to it
+	reset           abi.Reason // an RST is on its way, to S or to the peer
 	closedSaid      bool
 	gapsIn, gapsOut uint64    // segments after a gap, seen so far, of the engines
 	doubted         mono.Time // when an end was last asked about one
@@ -70,11 +75,15 @@ type stamp struct {
 	seen     bool
 }
 
+// note keeps the later of two stamps.
 func (t *stamp) note(s *wire.Segment) {
-	if s.TSOK {
+	if s.TSOK && !t.after(s.TSVal) {
 		*t = stamp{s.TSVal, s.TSEcr, true}
 	}
 }
+
+// after reports that val is older than what is known.
+func (t *stamp) after(val uint32) bool { return t.seen && int32(val-t.val) < 0 }
 
 // counters are the segment counts of engines that a connection has had.
 type counters struct {
@@ -90,13 +99,21 @@ func (c *conn) ready() bool {
 
 // windows says where the right edges of both windows are.
 func (c *conn) windows() (peer, program seqnum.Value) {
-	peer = c.out.una.Add(c.kernel.SndWnd)
-	if c.out.windowed {
-		peer = c.out.windowAt.Add(uint32(c.out.window) << c.kernel.SndWscale)
-	}
-	program = c.in.una.Add(c.kernel.RcvWnd)
-	if c.in.windowed {
-		program = c.in.windowAt.Add(uint32(c.in.window) << c.kernel.RcvWscale)
-	}
-	return seqnum.Max(peer, c.out.una), seqnum.Max(program, c.in.una)
+	k := &c.kernel
+	peer = c.out.rightEdge(k.SndWscale, c.out.una.Add(k.SndWnd))
+	return peer, c.in.rightEdge(k.RcvWscale, seqOf(k.RcvWup).Add(k.RcvWnd))
+}
+
+// acceptable reports whether S would take a segment of the peer (RFC 9293,
+// section 3.10.7.4; RFC 5961, section 5.2; RFC 7323, section 5.3): what it
+// would not take must neither become a copy that it is sent again, nor change
+// what is believed of the peer.
+func (c *conn) acceptable(s *wire.Segment) bool {
+	const wrong = wire.RST | wire.SYN | wire.URG
+	stamps := c.kernel.Flags&abi.FlagTimestamps != 0
+	_, edge := c.windows()
+	return c.settled && s.Flags&wire.ACK != 0 && s.Flags&wrong == 0 &&
+		(!stamps || s.TSOK && !c.stampPeer.after(s.TSVal)) &&
+		c.in.una.LessEq(s.Seq.Add(s.Len())) && s.Seq.LessEq(edge) &&
+		c.out.una.LessEq(s.Ack.Add(tcb.MaxWindow))
 }

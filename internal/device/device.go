@@ -6,12 +6,14 @@ package device
 
 import (
 	"log/slog"
+	"time"
 
 	"toehold/internal/abi"
 	"toehold/internal/flow"
 	"toehold/internal/frame"
 	"toehold/internal/mono"
 	"toehold/internal/port"
+	"toehold/internal/shm"
 	"toehold/internal/wire"
 )
 
@@ -42,6 +44,7 @@ type Device struct {
 	answers   map[answerKey][]abi.Answer
 	message   []byte
 	stats     Stats
+	relieved  mono.Time // when a connection was last sent home for its memory
 }
 
 // Stats count what the device did.
@@ -134,6 +137,7 @@ func (d *Device) Turn(now mono.Time) (bool, error) {
 		return false, err
 	}
 	d.wheel.run(now, func(t *timer) { d.expired(now, t.conn) })
+	d.relieve(now)
 	d.emitAll(now)
 	if err := d.flush(); err != nil {
 		return false, err
@@ -187,6 +191,7 @@ func (d *Device) frameFromWire(now mono.Time, raw rawFrame) {
 		d.stats.BadFrames++
 		return
 	}
+	d.spare(&p.Seg)
 	d.fromPeer(now, c, &p, raw)
 }
 
@@ -206,7 +211,40 @@ func (d *Device) frameFromHost(now mono.Time, raw rawFrame) {
 		d.passFromHost(now, c, &p, raw)
 		return
 	}
+	d.spare(&p.Seg)
 	d.fromHost(now, c, &p, raw)
+}
+
+// spare takes payload off a segment when buffers are scarce: what it
+// acknowledges is worth more, as that is what frees them. Its sender sends it
+// again.
+func (d *Device) spare(s *wire.Segment) {
+	if d.pool.Scarce() {
+		s.Payload, s.Size = frame.Span{}, 0
+		s.Flags &^= wire.FIN
+	}
+}
+
+// relieveEvery bounds how often a connection is sent home for its memory.
+const relieveEvery = 10 * time.Millisecond
+
+// relieve sends the connection home that holds the most, when buffers are
+// scarce.
+func (d *Device) relieve(now mono.Time) {
+	if !d.pool.Scarce() || now.Sub(d.relieved) < relieveEvery {
+		return
+	}
+	d.relieved = now
+	var most *conn
+	for _, c := range d.flows {
+		if c.place == abi.PlaceOwned && (most == nil || c.held() > most.held()) {
+			most = c
+		}
+	}
+	if most != nil {
+		d.giveBack(now, most, abi.DeviceMemory)
+		d.touch(most)
+	}
 }
 
 // touch puts c on the list of connections to look after before the turn ends.
@@ -225,10 +263,25 @@ func (d *Device) expired(now mono.Time, c *conn) {
 		d.wheel.set(&c.timer, at)
 		return
 	}
+	timeouts := c.wire.Stats().RTOs
 	c.wire.Advance(now)
 	c.host.Advance(now)
+	if c.wire.Stats().RTOs != timeouts {
+		d.shrink(c)
+	}
 	c.pump()
 	d.touch(c)
+}
+
+// shrink follows the path when it takes only smaller segments than before. The
+// ICMP message that says so is for S, whose segment size the driver keeps in
+// the block.
+func (d *Device) shrink(c *conn) {
+	var part abi.KernelPart
+	b := &d.blocks[c.id.Index()]
+	if shm.Read(&b.Kernel.Sequence, &b.Kernel, &part) && part.HWID == c.id && valid(&part.State) && part.State.MSS < c.metrics().MSS {
+		c.wire.SetMSS(part.State.MSS)
+	}
 }
 
 func (c *conn) deadline() mono.Time {
@@ -242,8 +295,9 @@ func (d *Device) emitAll(now mono.Time) {
 	for _, c := range d.dirty {
 		done := true
 		if c.place == abi.PlaceOwned {
-			done = d.emit(now, c)
-			d.finish(c)
+			toPeer, toHost := d.emit(now, c)
+			done = toPeer && toHost
+			d.finish(c, toPeer, toHost)
 		}
 		if c.place == abi.PlaceOwned {
 			d.wheel.set(&c.timer, c.deadline())
@@ -258,20 +312,15 @@ func (d *Device) emitAll(now mono.Time) {
 	d.dirty = keep
 }
 
-// flush hands the queued frames to the kernel. Buffers become free for use
-// again only when no frame of theirs waits.
+// flush hands the queued frames to the kernel.
 func (d *Device) flush() error {
-	a, err := d.uplink.Flush()
-	if err != nil {
+	if _, err := d.uplink.Flush(); err != nil {
 		return err
 	}
-	b, err := d.host.Flush()
-	if err != nil {
+	if _, err := d.host.Flush(); err != nil {
 		return err
 	}
-	if a && b {
-		d.pool.Recycle()
-	}
+	d.pool.Recycle() // the ports hold on to what waits in them
 	return nil
 }
 

@@ -216,9 +216,7 @@ func (l *loop) watchBlocked() {
 	}
 }
 
-// hear handles all messages that wait. They are handled at the time at which
-// the turn began: what S has sent since bears a later timestamp than what the
-// device sends now, and still passes the peer's check when it goes by after it.
+// hear handles all messages that wait, at the time at which the turn began.
 func (l *loop) hear() (bool, error) {
 	for {
 		n, err := unix.Read(l.socket, l.message)
@@ -236,10 +234,14 @@ func (l *loop) hear() (bool, error) {
 	}
 }
 
+// sendTries is for how long a message is tried to be sent, in ms: less than
+// a heartbeat may be late.
+const sendTries = 50
+
 // send gives a message to the driver. The driver reads at all times; one that
-// does not for a second is as good as gone, and the heartbeat tells.
+// does not for a while is as good as gone, and connections cannot wait for it.
 func (l *loop) send(msg []byte) {
-	for range 1000 {
+	for range sendTries {
 		err := unix.Send(l.socket, msg, unix.MSG_NOSIGNAL)
 		if err == nil {
 			return
@@ -249,7 +251,7 @@ func (l *loop) send(msg []byte) {
 			return
 		}
 		pfd := []unix.PollFd{{Fd: int32(l.socket), Events: unix.POLLOUT}}
-		unix.Poll(pfd, 1)
+		unix.Poll(pfd, 1) // ms
 	}
 	l.device.log.Error("message to the driver lost: its socket stays full")
 }

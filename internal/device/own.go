@@ -41,7 +41,8 @@ func (d *Device) own(now mono.Time, c *conn) error {
 		c.wire.Close()
 		return err
 	}
-	c.out.held, c.in.held = nil, nil // the engines have the references
+	c.out.surrender() // the engines have the references
+	c.in.surrender()
 	c.host.SetTimestamp(c.wire.TSRecent(), c.wire.TSEcrLast())
 	c.place, c.gapsIn, c.gapsOut = abi.PlaceOwned, 0, 0
 	return nil
@@ -129,7 +130,7 @@ func (d *Device) fromPeer(now mono.Time, c *conn, p *wire.Packet, raw rawFrame) 
 	}
 	if ev&tcp.Reset != 0 {
 		c.host.Abort()
-		c.resetIn = true
+		c.reset = abi.ResetByPeer
 	}
 	if ev&tcp.Probed != 0 {
 		// Answered with what is known; S is asked too, in case its last
@@ -154,10 +155,17 @@ func (d *Device) fromHost(now mono.Time, c *conn, p *wire.Packet, raw rawFrame) 
 		d.passFromHost(now, c, p, raw)
 		return
 	case p.Seg.Flags&wire.RST != 0:
-		// The kernel itself aborts: its RST is right as it stands.
-		d.forward(d.uplink, p, raw)
-		d.leave(c)
-		d.notice(c, abi.ResetByProgram)
+		// The kernel itself aborts. Its RST is right as it stands; the
+		// engine's is for when it cannot be sent now.
+		c.reset = abi.ResetByProgram
+		if !d.forward(d.uplink, p, raw) {
+			c.wire.Abort()
+		}
+		d.touch(c)
+		return
+	case p.Seg.Flags&wire.SYN != 0: // a new connection of the same name
+		d.giveBack(now, c, abi.Closed)
+		d.passFromHost(now, c, p, raw)
 		return
 	}
 	if p.Seg.Size != 0 {
@@ -194,19 +202,21 @@ func (c *conn) doubt(now mono.Time, sender, receiver *tcp.Conn, seen *uint64) {
 	*seen = gaps
 }
 
-// emit sends what both engines of c have to send; false when a port takes no
-// more for now.
-func (d *Device) emit(now mono.Time, c *conn) bool {
-	return d.drain(now, &c.wire, &c.toPeer, d.uplink) && d.drain(now, &c.host, &c.toHost, d.host)
+// emit sends what both engines of c have to send, and says of each whether it
+// has: a port may take no more for now.
+func (d *Device) emit(now mono.Time, c *conn) (toPeer, toHost bool) {
+	toPeer = d.drain(now, &c.wire, &c.toPeer, d.uplink)
+	return toPeer, d.drain(now, &c.host, &c.toHost, d.host)
 }
 
-// finish looks whether an owned connection has come to its end.
-func (d *Device) finish(c *conn) {
+// finish looks whether an owned connection has come to its end. toPeer and
+// toHost say to whom all that is due has been sent.
+func (d *Device) finish(c *conn, toPeer, toHost bool) {
 	switch {
 	case c.place != abi.PlaceOwned || c.closedSaid:
-	case c.resetIn:
+	case c.reset == abi.ResetByPeer && toHost, c.reset == abi.ResetByProgram && toPeer:
 		d.leave(c)
-		d.notice(c, abi.ResetByPeer)
+		d.notice(c, c.reset)
 	case c.finOut && c.finIn && c.wire.FINAcked() && c.host.FINAcked():
 		c.closedSaid = true
 		d.notice(c, abi.Closed)
@@ -220,15 +230,18 @@ func (d *Device) finish(c *conn) {
 func (d *Device) outOfStep(now mono.Time, c *conn) {
 	d.passAgain(now, c)
 	c.place = abi.PlacePassing
-	c.reowned++
+	if now.Sub(c.reownedAt) > time.Minute {
+		c.reowned = 0
+	}
+	c.reowned, c.reownedAt = c.reowned+1, now
 	if c.reowned > maxReowned {
 		c.place = abi.PlaceLeaving
 		d.notice(c, abi.OutOfStep)
 	}
 }
 
-// maxReowned bounds how often a connection is passed and owned again by
-// itself before the driver is asked to take it home.
+// maxReowned bounds how often in a row a connection is passed and owned again
+// by itself before the driver is asked to take it home.
 const maxReowned = 8
 
 // giveBack passes c again and asks the driver to take it home.
@@ -250,8 +263,9 @@ func (d *Device) passAgain(now mono.Time, c *conn) {
 	d.emit(now, c)
 	toHost := d.flushOutOfOrder(now, &c.wire, &c.host, &c.toHost, d.host)
 	toPeer := d.flushOutOfOrder(now, &c.host, &c.wire, &c.toPeer, d.uplink)
-	c.out = passedUpTo(c.wire.SndUna(), toPeer, c.finOut)
-	c.in = passedUpTo(c.host.SndUna(), toHost, c.finIn)
+	c.out = passedUpTo(&c.wire, toPeer, c.finOut)
+	c.in = passedUpTo(&c.host, toHost, c.finIn && c.kernel.Flags&abi.FlagPeerFIN == 0)
+	c.keepState(now)
 	c.stampPeer = stamp{c.wire.TSRecent(), c.wire.TSEcrLast(), true}
 	c.stampHost = stamp{c.host.TSRecent(), c.host.TSEcrLast(), true}
 	d.leave(c)
@@ -259,8 +273,16 @@ func (d *Device) passAgain(now mono.Time, c *conn) {
 
 // passedUpTo is the track of a direction in which everything up to nxt has
 // been passed and no copy is kept.
-func passedUpTo(una, nxt seqnum.Value, fin bool) track {
-	return track{seen: true, told: true, una: una, lo: nxt, nxt: nxt, fin: fin}
+func passedUpTo(e *tcp.Conn, nxt seqnum.Value, fin bool) track {
+	return track{seen: true, told: true, una: e.SndUna(), lo: nxt, nxt: nxt, fin: fin, edge: e.SndEdge(), edged: true}
+}
+
+// keepState keeps what the engine has learned, for the next one, and the
+// latest timestamp that it may have sent.
+func (c *conn) keepState(now mono.Time) {
+	m, k := c.metrics(), &c.kernel
+	k.SRTT, k.RTTVar, k.RTO, k.SndCwnd, k.SndSsthresh, k.MSS = m.SRTT, m.RTTVar, 0, m.Cwnd, m.Ssthresh, m.MSS
+	c.stampFloor, c.floored = uint32(now.Milliseconds())+k.TSOffset, k.Flags&abi.FlagTimestamps != 0
 }
 
 // flushOutOfOrder sends what the engine from received after a gap on through
@@ -270,9 +292,13 @@ func passedUpTo(una, nxt seqnum.Value, fin bool) track {
 func (d *Device) flushOutOfOrder(now mono.Time, from, to *tcp.Conn, s *side, p port.Port) seqnum.Value {
 	end := from.RcvNxt()
 	from.OOO(func(seq seqnum.Value, piece frame.Span) {
-		to.Stray(now, &d.out, seq, piece)
-		d.transmit(&d.out, s, p)
 		end = seqnum.Max(end, seq.Add(piece.Len))
+		for piece.Len > 0 { // a frame may bring more than one may take out
+			n := min(piece.Len, wire.MaxSuper)
+			to.Stray(now, &d.out, seq, piece.Slice(0, n))
+			d.transmit(&d.out, s, p)
+			seq, piece = seq.Add(n), piece.Slice(n, piece.Len-n)
+		}
 	})
 	return end
 }

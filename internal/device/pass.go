@@ -8,56 +8,80 @@ import (
 
 // passFromWire notes what a frame of the peer tells and passes it on as it is.
 func (d *Device) passFromWire(now mono.Time, c *conn, p *wire.Packet, raw rawFrame) {
-	// What S will refuse must not become a copy that it is sent again.
-	if wire.VerifyChecksum(raw.buf, raw.n, p) {
-		c.stampPeer.note(&p.Seg)
-		c.note(&c.in, &c.out, &p.Seg)
+	if wire.VerifyChecksum(raw.buf, raw.n, p) && c.acceptable(&p.Seg) {
+		c.notePeer(&p.Seg, d.keeps(c))
 	}
 	d.forward(d.host, p, raw)
 	d.passed(now, c)
 }
 
-// passFromHost notes what a frame of S tells and passes it on as it is.
+// notePeer notes an acceptable segment of the peer.
+func (c *conn) notePeer(s *wire.Segment, keep bool) {
+	if c.out.nxt.Less(s.Ack) {
+		c.out.claims(s.Ack)
+		return
+	}
+	c.stampPeer.note(s)
+	if keep || s.Payload.Len == 0 {
+		c.in.sent(s.Seq, s.Payload, s.Flags&wire.FIN != 0)
+	}
+	c.out.acked(s.Ack, s.Window)
+}
+
+// passFromHost notes what a frame of S tells, which is true, and passes it on
+// as it is.
 func (d *Device) passFromHost(now mono.Time, c *conn, p *wire.Packet, raw rawFrame) {
-	c.stampHost.note(&p.Seg)
-	c.note(&c.out, &c.in, &p.Seg)
+	s := &p.Seg
+	c.liftStamp(p, raw)
+	if s.Flags&wire.RST == 0 {
+		c.stampHost.note(s)
+		if d.keeps(c) || s.Payload.Len == 0 {
+			c.out.sent(s.Seq, s.Payload, s.Flags&wire.FIN != 0)
+		}
+		if s.Flags&wire.ACK != 0 {
+			c.in.acked(s.Ack, s.Window)
+		}
+	}
 	d.forward(d.uplink, p, raw)
-	if p.Seg.Flags&wire.RST != 0 {
+	if s.Flags&wire.RST != 0 {
 		d.leave(c)
 		d.notice(c, abi.ResetByProgram)
 	}
 	d.passed(now, c)
 }
 
+// liftStamp raises the timestamp of a frame that S sent before the device sent
+// a later one, so that the peer does not take it for an old duplicate.
+func (c *conn) liftStamp(p *wire.Packet, raw rawFrame) {
+	if !c.floored || !p.Seg.TSOK {
+		return
+	}
+	if int32(p.Seg.TSVal-c.stampFloor) >= 0 {
+		c.floored = false // S's clock has come past it
+		return
+	}
+	p.SetTSVal(raw.buf, c.stampFloor)
+}
+
+// keeps reports whether copies of c's payload are worth their memory.
+func (d *Device) keeps(c *conn) bool { return c.place == abi.PlacePassing && !d.pool.Scarce() }
+
 func (d *Device) passed(now mono.Time, c *conn) {
 	d.tryOwn(now, c)
 	d.touch(c)
 }
 
-func (c *conn) note(sender, receiver *track, s *wire.Segment) {
-	if s.Flags&wire.RST != 0 {
-		return
-	}
-	sender.sent(s.Seq, s.Payload, s.Flags&wire.FIN != 0)
-	if s.Flags&wire.ACK != 0 {
-		receiver.acked(s.Ack, s.Window)
-	}
-}
-
 // tryOwn owns c if it is ready, and answers the driver.
 func (d *Device) tryOwn(now mono.Time, c *conn) {
 	if !c.ready() {
-		d.sayClosed(c)
+		d.sayClosing(c)
 		return
 	}
 	start := d.clock()
-	err := d.own(now, c)
 	answer := abi.Answer{HWID: c.id, Bytes: c.held()}
-	if err != nil {
+	if err := d.own(now, c); err != nil {
 		d.log.Warn("a connection could not be owned", "flow", c.key.ID().String(), "err", err)
-		c.wanted = false
-		answer.Reason = abi.InternalError
-		d.answer(abi.Owned, c.batch, answer)
+		d.refuse(c, abi.InternalError)
 		return
 	}
 	c.pump()
@@ -69,16 +93,29 @@ func (d *Device) tryOwn(now mono.Time, c *conn) {
 	d.touch(c)
 }
 
+// refuse tells the driver that c will not be owned, or not again.
+func (d *Device) refuse(c *conn, why abi.Reason) {
+	c.wanted = false
+	if c.reowned > 0 {
+		d.notice(c, why)
+		return
+	}
+	d.answer(abi.Owned, c.batch, abi.Answer{HWID: c.id, Reason: why})
+}
+
 // stall is how long neither stack could send, when the device stopped passing
 // at start: until now.
 func (d *Device) stall(start mono.Time) uint32 {
 	return uint32(min(d.clock().Sub(start), 1<<32-1))
 }
 
-// sayClosed tells the driver once that both sides of a passed connection have
-// closed.
-func (d *Device) sayClosed(c *conn) {
-	if !c.closedSaid && c.out.fin && c.in.fin && c.out.una == c.out.nxt && c.in.una == c.in.nxt {
+// sayClosing tells the driver of a passed connection that it cannot be owned
+// any more since a side closes, and once that both have.
+func (d *Device) sayClosing(c *conn) {
+	if c.wanted && c.place == abi.PlacePassing && (c.out.fin || c.in.fin) {
+		d.refuse(c, abi.NotEstablished)
+	}
+	if !c.closedSaid && c.out.finished() && c.in.finished() {
 		c.closedSaid = true
 		d.notice(c, abi.Closed)
 	}

@@ -54,25 +54,31 @@ func (d *Device) room(p port.Port) bool {
 // wire, and repaired as there.
 func (d *Device) transmit(out *wire.Out, s *side, p port.Port) {
 	n := s.template.Build(d.header[:], out)
+	if n == 0 { // no headers are known, or none can be built
+		d.stats.DroppedTransmit++
+		return
+	}
 	d.queue(p, d.header[:n], out.Pieces[:out.NPieces])
 }
 
-func (d *Device) queue(p port.Port, header []byte, pieces []frame.Span) {
+func (d *Device) queue(p port.Port, header []byte, pieces []frame.Span) bool {
 	if !d.room(p) || !p.Queue(header, pieces) {
 		d.stats.DroppedTransmit++
+		return false
 	}
+	return true
 }
 
-// forward passes a frame on as it is, from one link layer to the other.
-func (d *Device) forward(to port.Port, p *wire.Packet, raw rawFrame) {
+// forward passes a frame on as it is, from one link layer to the other. False
+// means that the port did not take it.
+func (d *Device) forward(to port.Port, p *wire.Packet, raw rawFrame) bool {
 	if d.linkHeader == etherLen {
 		d.whole[0] = frame.Span{Buf: raw.buf, Len: uint32(raw.n)}
-		d.queue(to, nil, d.whole[:])
-		return
+		return d.queue(to, nil, d.whole[:])
 	}
 	n, rest := p.Relink(d.header[:], raw.buf, d.linkTo(to, p.Key.Family))
 	d.whole[0] = rest
-	d.queue(to, d.header[:n], d.whole[:])
+	return d.queue(to, d.header[:n], d.whole[:])
 }
 
 // linkTo is the link header of frames to a port when the uplink has none.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"container/heap"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
@@ -147,7 +146,7 @@ func (w *world) newDevice(memory int) {
 	host, w.kernelHost = port.NewPipe(pool, kernel)
 	w.blocks = make([]abi.Block, 4)
 	w.device = New(w.now, Parts{
-		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Pool: pool, Uplink: up, Host: host,
+		Log: slog.New(slog.NewTextHandler(w.t.Output(), nil)), Pool: pool, Uplink: up, Host: host,
 		LinkHeader: w.linkHeader(), Control: &w.control, Blocks: w.blocks, Send: w.hear,
 		Clock: func() mono.Time { return w.now },
 	})
@@ -468,7 +467,7 @@ func (e *endpoint) kernelState() abi.KernelState {
 	e.conn.Snapshot(e.w.now, &s)
 	k := abi.KernelState{
 		SndUna: uint32(s.SndUna), SndNxt: uint32(s.SndNxt), RcvNxt: uint32(s.RcvNxt),
-		SndWnd: s.SndWnd, RcvWnd: s.RcvEdge.Sub(s.RcvNxt), SRTT: uint32(s.SRTT / time.Microsecond),
+		SndWnd: s.SndWnd, RcvWup: uint32(s.RcvAcked), RcvWnd: s.RcvEdge.Sub(s.RcvAcked), SRTT: uint32(s.SRTT / time.Microsecond),
 		RTTVar: uint32(s.RTTVar / time.Microsecond), RTO: 200000, SndCwnd: s.Cwnd, SndSsthresh: s.Ssthresh,
 		MSS: mss, TSOffset: s.TSOffset, TSRecent: s.TSRecent, SndWscale: s.SndWscale, RcvWscale: s.RcvWscale,
 	}

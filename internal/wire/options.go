@@ -3,6 +3,7 @@ package wire
 import (
 	"encoding/binary"
 
+	"toehold/internal/frame"
 	"toehold/internal/seqnum"
 )
 
@@ -88,4 +89,18 @@ func (s *Segment) putOptions(b []byte) int {
 		n += 8
 	}
 	return n
+}
+
+// SetTSVal overwrites the timestamp in the frame of p, which buf holds, and
+// reports whether it did: only where the checksum is yet to be computed
+// (NeedsCsum) and the option comes first, as it does in what Linux sends
+// (tcp_options_write).
+func (p *Packet) SetTSVal(buf *frame.Buf, val uint32) bool {
+	at := p.TCPOff + tcpLen
+	if p.VNet.Flags&NeedsCsum == 0 || p.DataOff-at < 12 || be32(buf.B[at:]) != timestampsHead {
+		return false
+	}
+	binary.BigEndian.PutUint32(buf.B[at+4:], val)
+	p.Seg.TSVal = val
+	return true
 }
