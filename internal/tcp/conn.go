@@ -103,7 +103,7 @@ func (c *Conn) Close() {
 	c.forget()
 	c.rcv.in.clear()
 	c.rcv.in.giveBack()
-	c.rcv.held = 0
+	c.rcv.held, c.rcv.inMem = 0, 0
 	c.rstDue = false
 }
 

@@ -157,6 +157,9 @@ func (f *fuzzed) output() {
 	if !f.c.SndUna().LessEq(f.c.SndNxt()) || !f.c.RcvAcked().LessEq(f.c.RcvNxt()) {
 		f.t.Fatalf("snd %v %v, rcv %v %v", f.c.SndUna(), f.c.SndNxt(), f.c.RcvAcked(), f.c.RcvNxt())
 	}
+	if in, ooo := f.c.Miscounted(); in != 0 || ooo != 0 {
+		f.t.Fatalf("counts %d and %d octets of memory more than it holds", in, ooo)
+	}
 	f.pool.Recycle()
 }
 

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"toehold/internal/frame"
 	"toehold/internal/seqnum"
 	"toehold/internal/tcp"
 	"toehold/internal/tcptest"
@@ -87,7 +88,7 @@ func lawRun(seed uint64) error {
 	sa, sb := shape(r).Snapshots(w.Now)
 	cc := []string{"cubic", "reno", "none", ""}
 	oa := tcp.Options{CC: cc[r.IntN(4)], RcvBuf: uint32(4000 + r.IntN(300000))}
-	ob := tcp.Options{CC: cc[r.IntN(4)], RcvBuf: uint32(4000 + r.IntN(300000)), MaxOOO: uint32(r.IntN(200000))}
+	ob := tcp.Options{CC: cc[r.IntN(4)], RcvBuf: uint32(4000 + r.IntN(300000)), MaxOOO: uint32(32+r.IntN(200)) * frame.Small}
 	if err := errors.Join(a.Restore(w.Now, sa, oa), b.Restore(w.Now, sb, ob)); err != nil {
 		return err
 	}

@@ -5,7 +5,7 @@ type Options struct {
 	Through bool   // acknowledge and advertise only what Permit allowed
 	CC      string // "cubic" (also ""), "reno", or "none": no congestion window, for the hop to the program's socket
 	RcvBuf  uint32 // not Through: octets of receive buffer that the window is made of (0: 1 MiB)
-	MaxOOO  uint32 // octets of out-of-order payload kept at most (0: 4 MiB); beyond it the furthest is dropped
+	MaxOOO  uint32 // octets of memory that out-of-order payload holds at most, whole buffers counted (0: 4 MiB); beyond it the furthest is dropped
 	TSTold  bool   // timestamps are told by SetTimestamp, not taken from the clock and ts_recent
 }
 
@@ -22,6 +22,6 @@ const (
 	Urgent                        // a segment with URG came; it was not processed
 	OutOfStep                     // the peer acknowledged what was never sent here; dropped
 	Probed                        // a zero-length segment before what is acknowledged; with Through the caller answers it, by AckNow
-	Dropped                       // unacceptable: PAWS, out of window, no ACK flag, SYN
+	Dropped                       // unacceptable: PAWS, out of window, no ACK flag, SYN; or no room in memory
 	DupData                       // payload wholly before rcv.nxt
 )

@@ -6,8 +6,8 @@ import (
 	"toehold/internal/wire"
 )
 
-// maxPending bounds the spans kept after a gap, whatever their size: each may
-// hold a whole buffer.
+// maxPending bounds the spans kept after a gap, and with them the work of
+// putting one between them.
 const maxPending = 4096
 
 // outOfOrder keeps payload that a gap precedes and has it acknowledged at once
@@ -60,7 +60,7 @@ func (r *recvState) store(seq seqnum.Value, p frame.Span) {
 	}
 	j := i
 	for ; j != q.tail && q.at(j).end().LessEq(seq.Add(p.Len)); j++ {
-		r.oooHeld -= q.at(j).len
+		r.uncount(q.at(j))
 	}
 	if j != q.tail {
 		p.Len = min(p.Len, q.at(j).seq.Sub(seq))
@@ -70,8 +70,16 @@ func (r *recvState) store(seq seqnum.Value, p frame.Span) {
 		return
 	}
 	r.oooHeld += p.Len
+	r.oooMem += uint32(p.Buf.Cap())
 	q.put(i, j, p, seq)
 	r.runs.add(seqnum.Range{Lo: seq, Hi: seq.Add(p.Len)})
+}
+
+// uncount takes e, which leaves ooo, out of the sums. A span counts for its
+// whole buffer, however little of it it is.
+func (r *recvState) uncount(e *entry) {
+	r.oooHeld -= e.len
+	r.oooMem -= uint32(e.buf.Cap())
 }
 
 // shed drops the furthest spans while there are too many, and returns the
@@ -79,10 +87,10 @@ func (r *recvState) store(seq seqnum.Value, p frame.Span) {
 // them again (RFC 2018, section 8).
 func (r *recvState) shed() uint32 {
 	n := uint32(0)
-	for !r.ooo.empty() && (r.oooHeld > r.maxOOO || r.ooo.len() > maxPending || len(r.runs.list) > maxRanges-2) {
+	for !r.ooo.empty() && (r.oooMem > r.maxOOO || r.ooo.len() > maxPending || len(r.runs.list) > maxRanges-2) {
 		last := r.ooo.last()
 		n += last.len
-		r.oooHeld -= last.len
+		r.uncount(last)
 		r.runs.cutFrom(last.seq)
 		r.ooo.dropLast()
 	}
@@ -107,7 +115,7 @@ func (r *recvState) join() bool {
 
 // joinFirst moves e, which starts at rcv.nxt or before it.
 func (r *recvState) joinFirst(e *entry) {
-	r.oooHeld -= e.len
+	r.uncount(e)
 	skip := r.nxt.Sub(e.seq)
 	if skip >= e.len {
 		e.buf.Release()
@@ -123,5 +131,5 @@ func (r *recvState) dropOOO() {
 	r.ooo.clear()
 	r.ooo.giveBack()
 	r.runs = ranges{}
-	r.oooHeld, r.nrecent = 0, 0
+	r.oooHeld, r.oooMem, r.nrecent = 0, 0, 0
 }

@@ -27,10 +27,12 @@ type recvState struct {
 	delack  mono.Time // when a delayed acknowledgment is due
 	held    uint32    // octets in in
 	oooHeld uint32    // octets in ooo
-	maxOOO  uint32
-	buffer  uint32 // octets, not Through
-	sentWnd uint16 // window field of the last segment sent
-	quick   uint8  // segments yet to acknowledge without delay
+	inMem   uint32    // memory that the buffers of in hold, octets
+	oooMem  uint32    // and those of ooo
+	maxOOO  uint32    // bound of oooMem
+	buffer  uint32    // octets, not Through
+	sentWnd uint16    // window field of the last segment sent
+	quick   uint8     // segments yet to acknowledge without delay
 	nrecent uint8
 	wscale  uint8
 
@@ -189,6 +191,10 @@ func (c *Conn) inOrder(now mono.Time, seq seqnum.Value, p frame.Span) Event {
 	}
 	before := r.nxt
 	if p.Len > 0 {
+		if r.crowded(p) {
+			r.ackDue = true
+			return Dropped
+		}
 		p.Buf.Retain()
 		r.take(p)
 		ev = Readable
@@ -202,11 +208,20 @@ func (c *Conn) inOrder(now mono.Time, seq seqnum.Value, p frame.Span) Event {
 	return ev
 }
 
+// crowded reports whether p would hold too much memory beside what waits to be
+// taken, more than RcvBuf and MaxOOO together: the window bounds the octets, but
+// each may come in a buffer of its own. Who takes everything at once, as the
+// device does, never sees it.
+func (r *recvState) crowded(p frame.Span) bool {
+	return uint64(r.inMem)+uint64(p.Buf.Cap()) > uint64(r.buffer)+uint64(r.maxOOO)+frame.Large
+}
+
 // take appends to what is in order.
 func (r *recvState) take(p frame.Span) {
 	r.in.push(p, r.nxt)
 	r.nxt = r.nxt.Add(p.Len)
 	r.held += p.Len
+	r.inMem += uint32(p.Buf.Cap())
 }
 
 // Next hands out the next span received in order, and its reference. It
@@ -221,6 +236,7 @@ func (c *Conn) Next(s *frame.Span) bool {
 	e.buf = nil
 	r.in.head++
 	r.held -= s.Len
+	r.inMem -= uint32(s.Buf.Cap())
 	r.update = true
 	return true
 }
