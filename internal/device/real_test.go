@@ -111,6 +111,9 @@ func (s *station) hear() (abi.Header, []byte) {
 	tv := unix.Timeval{Sec: 10}
 	unix.SetsockoptTimeval(s.socket, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv)
 	n, err := unix.Read(s.socket, msg)
+	for err == unix.EINTR {
+		n, err = unix.Read(s.socket, msg)
+	}
 	if err != nil {
 		s.t.Fatalf("no answer of the device: %v", err)
 	}

@@ -21,7 +21,7 @@ const (
 	Reset                         // an acceptable RST came; the connection is closed
 	Urgent                        // a segment with URG came; it was not processed
 	OutOfStep                     // the peer acknowledged what was never sent here; dropped
-	Probed                        // a zero-length segment before what is acknowledged; with Through the caller answers it, by AckNow
+	Probed                        // a zero-length segment before what is acknowledged or, with Through, payload next after a closed window; with Through the caller answers it, by AckNow
 	Dropped                       // unacceptable: PAWS, out of window, no ACK flag, SYN; or no room in memory
 	DupData                       // payload wholly before rcv.nxt
 )

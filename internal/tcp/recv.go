@@ -125,7 +125,7 @@ func (c *Conn) payload(now mono.Time, seg *wire.Segment) Event {
 		p.Len -= min(over, p.Len)
 		fin, r.ackDue = false, true
 		if p.Len == 0 {
-			return 0
+			return c.beyond(seq)
 		}
 	}
 	end := seq.Add(p.Len)
@@ -139,6 +139,16 @@ func (c *Conn) payload(now mono.Time, seg *wire.Segment) Event {
 		return c.outOfOrder(seg, seq, p, fin)
 	}
 	return c.inOrder(now, seq, p)
+}
+
+// beyond is for payload of which nothing is in the window. What comes next
+// after all that the closed window allowed probes it, in the way of 4.4BSD
+// (tcp_output with t_force; RFC 9293, section 3.8.6.1).
+func (c *Conn) beyond(seq seqnum.Value) Event {
+	if c.through && seq == c.rcv.nxt {
+		return Probed
+	}
+	return 0
 }
 
 // noteFIN remembers where the peer's FIN is and reports whether seq is the

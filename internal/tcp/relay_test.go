@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"toehold/internal/frame"
 	"toehold/internal/tcp"
 	"toehold/internal/tcptest"
 	"toehold/internal/wire"
@@ -118,6 +119,32 @@ func TestClosedWindowGoesThrough(t *testing.T) {
 	}
 	if program.Err != nil {
 		t.Error(program.Err)
+	}
+}
+
+// TestProbeWithAnOctetGoesThrough: a peer that probes a closed window with the
+// octet that comes next, as 4.4BSD does, learns that the program's window
+// opened though the program's word of it was lost.
+func TestProbeWithAnOctetGoesThrough(t *testing.T) {
+	w, peer, program, relay := calm(t, octets(1, 100000))
+	program.Slow = true
+	peer.Pump()
+	w.RunUntil(w.Now.Add(10 * time.Second))
+	peer.Out.Loss = 1 // its own probes, which have no octet
+	program.Out.Loss = 1
+	program.ReadSome(15000)
+	program.Pump()
+	w.RunUntil(w.Now.Add(5 * time.Second))
+	program.Out.Loss = 0
+	if peer.SndEdge() != peer.SndNxt() {
+		t.Fatalf("the window is open already: %d", peer.SndEdge().Sub(peer.SndNxt()))
+	}
+	b := relay.Wire.Pool.Get(1)
+	ev := relay.Wire.Accept(&wire.Segment{Seq: peer.SndNxt(), Ack: peer.RcvNxt(), Flags: wire.ACK, Window: 60000, Payload: frame.Span{Buf: b, Len: 1}})
+	b.Release()
+	w.RunUntil(w.Now.Add(50 * time.Millisecond))
+	if ev != tcp.Probed || !peer.SndNxt().Less(peer.SndEdge()) {
+		t.Errorf("events %b; the peer sees a window of %d", ev, peer.SndEdge().Sub(peer.SndNxt()))
 	}
 }
 
