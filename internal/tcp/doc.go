@@ -47,4 +47,7 @@
 // that grow as needed and are given back when the connection has been idle for
 // a second. One segment causes work in proportion to its own spans, and to at
 // most maxRanges SACK ranges or, after a gap, maxPending spans to move.
+// What is received holds memory within Options.MaxOOO after a gap and RcvBuf
+// with MaxOOO in order, whole buffers counted. What Send queued is the
+// caller's to bound.
 package tcp

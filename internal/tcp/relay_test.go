@@ -132,7 +132,7 @@ func TestProbeWithAnOctetGoesThrough(t *testing.T) {
 	w.RunUntil(w.Now.Add(10 * time.Second))
 	peer.Out.Loss = 1 // its own probes, which have no octet
 	program.Out.Loss = 1
-	program.ReadSome(15000)
+	program.ReadSome(55000)
 	program.Pump()
 	w.RunUntil(w.Now.Add(5 * time.Second))
 	program.Out.Loss = 0
@@ -143,7 +143,7 @@ func TestProbeWithAnOctetGoesThrough(t *testing.T) {
 	ev := relay.Wire.Accept(&wire.Segment{Seq: peer.SndNxt(), Ack: peer.RcvNxt(), Flags: wire.ACK, Window: 60000, Payload: frame.Span{Buf: b, Len: 1}})
 	b.Release()
 	w.RunUntil(w.Now.Add(50 * time.Millisecond))
-	if ev != tcp.Probed || !peer.SndNxt().Less(peer.SndEdge()) {
+	if ev&tcp.Probed == 0 || !peer.SndNxt().Less(peer.SndEdge()) {
 		t.Errorf("events %b; the peer sees a window of %d", ev, peer.SndEdge().Sub(peer.SndNxt()))
 	}
 }
