@@ -511,3 +511,32 @@ func TestAFrameLongerThanMayGoOut(t *testing.T) {
 		})
 	}
 }
+
+// After a timeout the next hop is the one that the driver has written last.
+func TestNextHopAfterATimeout(t *testing.T) {
+	w := plainWorld(t, true, true)
+	w.ownNow()
+	part := &w.blocks[0].Kernel
+	hop := [6]byte{2, 9, 9, 9, 9, 9}
+	shm.Publish(&part.Sequence, func() { part.NextHop = hop })
+	var last []byte
+	w.fill(5000, 0)
+	for end := w.now.Add(time.Second); w.now < end; {
+		for {
+			busy, err := w.device.Turn(w.now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// Nobody answers.
+			busy = w.carry(w.kernelUplink, func(b []byte) { last = b[wire.VNetLen:][:6] }) || busy
+			w.carry(w.kernelHost, func([]byte) {})
+			if !busy {
+				break
+			}
+		}
+		w.step()
+	}
+	if !bytes.Equal(last, hop[:]) {
+		t.Errorf("the last frame went to %x, not to %x", last, hop)
+	}
+}

@@ -7,7 +7,6 @@ import (
 	"toehold/internal/abi"
 	"toehold/internal/flow"
 	"toehold/internal/mono"
-	"toehold/internal/shm"
 	"toehold/internal/tcb"
 	"toehold/internal/wire"
 )
@@ -113,9 +112,8 @@ func (d *Device) admissible(o *abi.Offer) abi.Reason {
 // wantOwned begins to own c: at once, or when all that is unacknowledged has
 // gone by.
 func (d *Device) wantOwned(now mono.Time, batch uint32, c *conn) {
-	var part abi.KernelPart
-	b := &d.blocks[c.id.Index()]
-	if !shm.Read(&b.Kernel.Sequence, &b.Kernel, &part) || part.HWID != c.id || !valid(&part.State) {
+	part, ok := d.kernelPart(c)
+	if !ok {
 		d.answer(abi.Owned, batch, abi.Answer{HWID: c.id, Reason: abi.InternalError})
 		return
 	}

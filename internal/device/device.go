@@ -6,6 +6,7 @@ package device
 
 import (
 	"log/slog"
+	"slices"
 	"time"
 
 	"toehold/internal/abi"
@@ -267,21 +268,36 @@ func (d *Device) expired(now mono.Time, c *conn) {
 	c.wire.Advance(now)
 	c.host.Advance(now)
 	if c.wire.Stats().RTOs != timeouts {
-		d.shrink(c)
+		d.followPath(c)
 	}
 	c.pump()
 	d.touch(c)
 }
 
-// shrink follows the path when it takes only smaller segments than before. The
-// ICMP message that says so is for S, whose segment size the driver keeps in
-// the block.
-func (d *Device) shrink(c *conn) {
-	var part abi.KernelPart
-	b := &d.blocks[c.id.Index()]
-	if shm.Read(&b.Kernel.Sequence, &b.Kernel, &part) && part.HWID == c.id && valid(&part.State) && part.State.MSS < c.metrics().MSS {
+// followPath takes over, after a retransmission timeout, what the driver has
+// written since of the path: a smaller segment size, since the ICMP message
+// that says so is for S, and another next hop. S's own frames show both too,
+// but S may be silent.
+func (d *Device) followPath(c *conn) {
+	part, ok := d.kernelPart(c)
+	if !ok {
+		return
+	}
+	if part.State.MSS < c.metrics().MSS {
 		c.wire.SetMSS(part.State.MSS)
 	}
+	if d.linkHeader == etherLen && part.NextHop != [6]byte{} {
+		c.toPeer.template.SetLink(slices.Concat(part.NextHop[:], part.Source[:], etherHeader(c.key.Family)[12:]))
+		c.toPeer.known = false // the next frame of S knows best
+	}
+}
+
+// kernelPart reads what the driver has written of c; false when it is not
+// whole, not of c, or not sound.
+func (d *Device) kernelPart(c *conn) (part abi.KernelPart, ok bool) {
+	b := &d.blocks[c.id.Index()]
+	ok = shm.Read(&b.Kernel.Sequence, &b.Kernel, &part) && part.HWID == c.id && valid(&part.State)
+	return part, ok
 }
 
 func (c *conn) deadline() mono.Time {
