@@ -34,7 +34,7 @@ func (d *Device) own(now mono.Time, c *conn) error {
 		towardsHost.State, towardsHost.FINSent = tcb.FinWait2, true
 		c.finIn = true
 	}
-	if err := c.wire.Restore(now, &towardsPeer, tcp.Options{Through: true, CC: congestion(k)}); err != nil {
+	if err := c.wire.Restore(now, &towardsPeer, tcp.Options{Through: true, CC: congestion(k), MaxOOO: maxOutOfOrder}); err != nil {
 		return err
 	}
 	if err := c.host.Restore(now, &towardsHost, tcp.Options{Through: true, CC: "none", TSTold: true}); err != nil {
@@ -47,6 +47,10 @@ func (d *Device) own(now mono.Time, c *conn) error {
 	c.place, c.gapsIn, c.gapsOut = abi.PlaceOwned, 0, 0
 	return nil
 }
+
+// maxOutOfOrder is the most memory, in octets of buffers, that is kept of what
+// the peer sent after a gap.
+const maxOutOfOrder = 16 << 20
 
 // snapshot is one direction's sender at rest: s is what it sends, r what it
 // receives.
