@@ -18,7 +18,8 @@ const Version = 1
 
 // HWID is a hardware connection identifier: index into the device's table in
 // the lower 32 bits, generation of that slot in the upper ones. Generations
-// start at 1, so 0 names no connection, and a stale id never names a new one.
+// start at 1, so 0 names no connection, and a stale id never names a new one:
+// the driver gives every device that it starts Generations of its own.
 type HWID uint64
 
 // MakeHWID builds an identifier.
@@ -31,6 +32,23 @@ func (h HWID) Index() uint32 { return uint32(h) }
 
 // Generation counts the uses of the slot.
 func (h HWID) Generation() uint32 { return uint32(h >> 32) }
+
+// Generations are those that a device gives to its slots: First, First+Step
+// and so on. The devices of one driver have the same Step, which is their
+// number, and a First of their own, later than all of their predecessors'.
+type Generations struct {
+	First, Step uint32
+}
+
+// After returns the generations from the first one on that is later than
+// latest.
+func (g Generations) After(latest uint32) Generations {
+	g.Step = max(g.Step, 1)
+	if g.First <= latest {
+		g.First += ((latest-g.First)/g.Step + 1) * g.Step
+	}
+	return g
+}
 
 // String is "index-generation", and "" for no connection.
 func (h HWID) String() string {

@@ -83,3 +83,15 @@ func TestReasonsOutsideTheList(t *testing.T) {
 		t.Error("a name outside the list was found")
 	}
 }
+
+func TestGenerations(t *testing.T) {
+	for _, tt := range []struct{ first, step, latest, want uint32 }{
+		{1, 1, 0, 1}, {1, 1, 1, 2}, {1, 1, 7, 8},
+		{1, 3, 0, 1}, {1, 3, 1, 4}, {2, 3, 4, 5}, {2, 3, 5, 8}, {3, 3, 1, 3}, {1, 0, 1, 2},
+	} {
+		got := Generations{tt.first, tt.step}.After(tt.latest)
+		if got.First != tt.want || got.First <= tt.latest {
+			t.Errorf("from %d by %d after %d: %d, want %d", tt.first, tt.step, tt.latest, got.First, tt.want)
+		}
+	}
+}

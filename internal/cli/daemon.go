@@ -157,6 +157,8 @@ func deviceCommand(env *Env) *cobra.Command {
 	cmd.Flags().IntVar(&c.LinkHeader, "link-header", 14, "octets of the uplink's link header")
 	cmd.Flags().IntVar(&c.MaxConnections, "max-connections", defaultConnections, "connections at most")
 	cmd.Flags().Int64Var(&c.Memory, "memory", defaultMemory, "octets of buffers at most")
+	cmd.Flags().Uint32Var(&c.Generations.First, "first-generation", 1, "first generation in hardware ids")
+	cmd.Flags().Uint32Var(&c.Generations.Step, "generation-step", 1, "distance of the generations")
 	level := cmd.Flags().String("log-level", "info", "debug, info, warn or error")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		var l slog.Level

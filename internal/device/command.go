@@ -82,7 +82,7 @@ func (d *Device) admit(batch uint32, o abi.Offer) {
 	index := d.free[len(d.free)-1]
 	d.free = d.free[:len(d.free)-1]
 	s := &d.slots[index]
-	s.generation++
+	s.generation += d.step
 	c := &conn{id: abi.MakeHWID(index, s.generation), key: o.Key, place: abi.PlacePassing, offer: o}
 	c.timer.conn = c
 	s.conn = c

@@ -33,6 +33,7 @@ type Device struct {
 
 	flows map[flow.Key]*conn
 	slots []slot
+	step  uint32   // of the slots' generations
 	free  []uint32 // indices of unused slots
 	wheel wheel
 
@@ -59,7 +60,7 @@ type Stats struct {
 
 // A slot of the table; its index is the lower half of a hardware id.
 type slot struct {
-	generation uint32
+	generation uint32 // of its last connection
 	conn       *conn
 }
 
@@ -88,6 +89,7 @@ type Parts struct {
 	Blocks       []abi.Block // its length is the capacity
 	Send         func(msg []byte)
 	Clock        func() mono.Time // measures stalls
+	Generations  abi.Generations
 }
 
 // New makes a device with an empty table.
@@ -97,10 +99,12 @@ func New(now mono.Time, p Parts) *Device {
 		control: p.Control, blocks: p.Blocks, send: p.Send, clock: p.Clock,
 		flows:   make(map[flow.Key]*conn),
 		slots:   make([]slot, len(p.Blocks)),
+		step:    max(p.Generations.Step, 1),
 		answers: make(map[answerKey][]abi.Answer),
 	}
 	for i := len(p.Blocks) - 1; i >= 0; i-- {
 		d.free = append(d.free, uint32(i))
+		d.slots[i].generation = max(p.Generations.First, 1) - d.step
 	}
 	d.received[0] = make([]port.Received, batch)
 	d.received[1] = make([]port.Received, batch)

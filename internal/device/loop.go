@@ -30,6 +30,7 @@ type Config struct {
 	LinkHeader     int // octets of the uplink's link header: 14 or 0
 	MaxConnections int
 	Memory         int64 // octets of buffers
+	Generations    abi.Generations
 	Log            *slog.Logger
 }
 
@@ -115,7 +116,7 @@ func (l *loop) open(c Config) error {
 	l.ports = [2]port.Port{uplink, host}
 	l.device = New(mono.Now(), Parts{
 		Log: c.Log, Pool: pool, Uplink: uplink, Host: host, LinkHeader: c.LinkHeader,
-		Control: l.control, Blocks: l.blocks, Send: l.send, Clock: mono.Now,
+		Control: l.control, Blocks: l.blocks, Send: l.send, Clock: mono.Now, Generations: c.Generations,
 	})
 	return l.watch()
 }

@@ -95,6 +95,7 @@ var ended = func() context.Context {
 // add starts one uplink and waits until its device serves.
 func (d *Driver) add(ctx context.Context, name string) error {
 	u := newUplink(name, &d.cfg, d.journal)
+	u.generations = abi.Generations{First: uint32(len(d.uplinks)) + 1, Step: uint32(len(d.cfg.Uplinks))}
 	if err := u.open(); err != nil {
 		return err
 	}

@@ -49,6 +49,7 @@ func (u *uplink) Describe(c *handover.Conn) error {
 	if int(c.HWID.Index()) >= len(blocks) {
 		return fmt.Errorf("hardware id %s is beyond %d connections", c.HWID, len(blocks))
 	}
+	u.latest = max(u.latest, c.HWID.Generation())
 	b := &blocks[c.HWID.Index()]
 	k, s := &b.Kernel, &b.Socket
 	shm.Publish(&k.Sequence, func() {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -200,4 +202,31 @@ func TestDescribeStatus(t *testing.T) {
 			t.Errorf("%#x is %q", tt.status, got)
 		}
 	}
+}
+
+// A device that waits for a processor is not taken for one that hangs.
+func TestRunnable(t *testing.T) {
+	busy := exec.Command("/bin/sh", "-c", "while :; do :; done")
+	if err := busy.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := busy.Process.Pid
+	defer func() { busy.Process.Kill(); busy.Wait() }()
+	await := func(want bool, what string) {
+		t.Helper()
+		for deadline := time.Now().Add(5 * time.Second); runnable(pid) != want; {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: runnable is %v", what, !want)
+			}
+			runtime.Gosched()
+		}
+	}
+	await(true, "busy")
+	syscall.Kill(pid, syscall.SIGSTOP)
+	await(false, "stopped")
+	syscall.Kill(pid, syscall.SIGCONT)
+	await(true, "busy again")
+	busy.Process.Kill()
+	busy.Wait()
+	await(false, "gone")
 }

@@ -1,11 +1,13 @@
 package driver
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"syscall"
@@ -58,7 +60,7 @@ func (p *process) greeted() bool { return p.greeting.Version != 0 }
 // startProcess opens host port, packet socket and message socket, and starts
 // a device process with them. Of its descriptors only our end of the message
 // socket stays open here, so that all else vanishes with the process.
-func startProcess(c *Config, uplink string, ifindex int, set *bpf.Set) (*process, error) {
+func startProcess(c *Config, uplink string, ifindex int, set *bpf.Set, g abi.Generations) (*process, error) {
 	var inherited []int
 	defer func() {
 		for _, fd := range inherited {
@@ -68,7 +70,7 @@ func startProcess(c *Config, uplink string, ifindex int, set *bpf.Set) (*process
 	p := &process{socket: -1, started: mono.Now()}
 	err := p.open(&inherited, ifindex, set)
 	if err == nil {
-		err = p.spawn(c, uplink, set, inherited)
+		err = p.spawn(c, uplink, set, g, inherited)
 	}
 	if err != nil {
 		p.shut()
@@ -109,7 +111,7 @@ func (p *process) open(inherited *[]int, ifindex int, set *bpf.Set) error {
 
 // spawn starts the process on the thread of a goroutine that lives as long as
 // this process: the parent-death signal is about the thread that forked.
-func (p *process) spawn(c *Config, uplink string, set *bpf.Set, inherited []int) error {
+func (p *process) spawn(c *Config, uplink string, set *bpf.Set, g abi.Generations, inherited []int) error {
 	files := []uintptr{0, 2, 2}
 	null, err := unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -126,6 +128,8 @@ func (p *process) spawn(c *Config, uplink string, set *bpf.Set, inherited []int)
 		"--link-header", strconv.Itoa(int(set.Control().LinkHeader)),
 		"--max-connections", strconv.Itoa(c.MaxConnections),
 		"--memory", strconv.FormatInt(c.Memory, 10),
+		"--first-generation", strconv.FormatUint(uint64(g.First), 10),
+		"--generation-step", strconv.FormatUint(uint64(g.Step), 10),
 		"--log-level", c.LogLevel.String(),
 	}
 	attr := &syscall.ProcAttr{
@@ -258,4 +262,22 @@ func closeAfter(messages <-chan []byte, socket int) {
 	for range messages {
 	}
 	unix.Close(socket)
+}
+
+// runnable reports whether a thread of the process runs or waits for a
+// processor (proc_pid_stat(5), state R). One that was stopped or that sleeps
+// is not; a process that is gone neither.
+func runnable(pid int) bool {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	if err != nil {
+		return false
+	}
+	for _, t := range threads {
+		stat, err := os.ReadFile(t)
+		// The name, in parentheses, may have any octet in it.
+		if i := bytes.LastIndexByte(stat, ')'); err == nil && i >= 0 && bytes.HasPrefix(stat[i:], []byte(") R")) {
+			return true
+		}
+	}
+	return false
 }

@@ -65,6 +65,9 @@ type uplink struct {
 	drainBy  mono.Time
 	stopping bool
 
+	generations abi.Generations // of the next device
+	latest      uint32          // the latest seen in a hardware id
+
 	requests map[uint64]*request
 	ticket   uint64
 	counters counters
@@ -264,7 +267,8 @@ func (u *uplink) startDevice(now mono.Time) {
 		return
 	}
 	atomic.StoreUint64(&u.set.Control().Heartbeat, 0)
-	p, err := startProcess(u.cfg, u.name, u.ifindex, u.set)
+	u.generations = u.generations.After(u.latest)
+	p, err := startProcess(u.cfg, u.name, u.ifindex, u.set, u.generations)
 	if err != nil {
 		u.log.Error("device not started", "err", err)
 		u.served(err)
@@ -399,13 +403,22 @@ func (u *uplink) supervise(now mono.Time) {
 // whole machine was held up, the driver may wake before the device does.
 const quietTicks = 3
 
+// starvedFor is how many times StaleAfter a device may be silent that has only
+// been waiting for a processor. Its flows do not wait as long: the steering
+// programs turn them to the kernel by themselves.
+const starvedFor = 10
+
 // listen looks at the heartbeat.
 func (u *uplink) listen(now mono.Time) {
 	beat := atomic.LoadUint64(&u.set.Control().Heartbeat)
 	if u.quiet++; beat != u.beat {
 		u.beat, u.quiet = beat, 0
 	}
-	if age := u.heartbeatAge(now); age > u.cfg.StaleAfter && u.quiet >= quietTicks {
+	age := u.heartbeatAge(now)
+	if age <= u.cfg.StaleAfter || u.quiet < quietTicks {
+		return
+	}
+	if age > starvedFor*u.cfg.StaleAfter || !runnable(u.proc.pid) {
 		u.lose(now, abi.DeviceHung, fmt.Sprintf("no heartbeat for %v", age.Round(time.Millisecond)))
 	}
 }
