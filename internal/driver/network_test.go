@@ -132,7 +132,19 @@ func TestTwoUplinks(t *testing.T) {
 	}
 	defer l.Close()
 	there := r.connectTo(l, r.Peer, 3)
-	r.moved(r.offload(everything), 5)
+	seen := map[string]bool{}
+	once := func(res driver.Result) {
+		t.Helper()
+		for _, m := range res.Moved {
+			if seen[m.ID] {
+				t.Errorf("hardware id %s names a second connection", m.ID)
+			}
+			seen[m.ID] = true
+		}
+	}
+	res := r.offload(everything)
+	r.moved(res, 5)
+	once(res)
 	for _, p := range append(here, there...) {
 		p.exchange(t, "on its own device")
 	}
@@ -144,9 +156,11 @@ func TestTwoUplinks(t *testing.T) {
 	if devices, err = r.client.RestartDevices(ctx); err != nil || devices[0].PID == old || devices[1].State != "running" {
 		t.Errorf("restarted: %+v, %v", devices, err)
 	}
-	r.moved(r.offload(there[0].selector()), 1)
+	res = r.offload(there[0].selector())
+	r.moved(res, 1)
+	once(res)
 	// One on a device, four in the kernel, of which those named are refused.
-	res := r.upload(driver.Selector{Remote: driver.Endpoint{Addr: sidePeerIP}})
+	res = r.upload(driver.Selector{Remote: driver.Endpoint{Addr: sidePeerIP}})
 	r.moved(res, 1)
 	r.moved(r.upload(everything), 0)
 }
