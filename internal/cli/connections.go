@@ -30,11 +30,8 @@ func listCommand(env *Env) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if len(conns) == 0 && !s.Empty() && !s.All {
-			return fmt.Errorf("%w matches %s", driver.ErrNoMatch, s)
-		}
 		if *asJSON {
-			return printJSON(env.Out, conns)
+			return printJSON(env.Out, append([]driver.Connection{}, conns...)) // [] and not null
 		}
 		return printConnections(env.Out, conns)
 	}
@@ -44,10 +41,14 @@ func listCommand(env *Env) *cobra.Command {
 // list asks the daemon, or the kernel where there is none.
 func (env *Env) list(cmd *cobra.Command, s driver.Selector) ([]driver.Connection, error) {
 	conns, err := env.dial(cmd).List(cmd.Context(), s)
-	if errors.Is(err, control.ErrNoDaemon) {
-		conns, err = env.Kernel(s)
+	if !errors.Is(err, control.ErrNoDaemon) {
+		return conns, err
 	}
-	return conns, err
+	// Who names a socket expects a daemon there.
+	if path := env.socketOf(cmd); path != control.SocketPath("", func(string) string { return "" }) {
+		fmt.Fprintf(env.Err, "toehold: no daemon listens on %s; every connection is shown as in the kernel\n", path)
+	}
+	return env.Kernel(s)
 }
 
 func printConnections(w io.Writer, conns []driver.Connection) error {

@@ -172,6 +172,9 @@ func (d *Driver) OffloadFlows(ctx context.Context, ids []flow.ID, o Options) (Re
 		keys[i] = id.Key()
 	}
 	states, err := d.probe(keys)
+	if errors.Is(err, errNoInterface) {
+		return collect(ctx, since, d.refuseAll(ids, no(abi.UplinkGone, "")), nil)
+	}
 	if err != nil {
 		return Result{}, fmt.Errorf("probe: %w", err)
 	}
@@ -197,6 +200,14 @@ func (d *Driver) OffloadFlows(ctx context.Context, ids []flow.ID, o Options) (Re
 func (d *Driver) refuse(id flow.ID, inode uint64, r *ruling) Refusal {
 	d.journal.AddMove(id, inode, Event{Kind: EventRefused, Reason: r.reason.String(), Detail: r.detail})
 	return Refusal{Local: id.Local, Remote: id.Remote, Reason: r.reason.String(), Detail: r.detail}
+}
+
+// refuseAll refuses connections that nobody has looked at.
+func (d *Driver) refuseAll(ids []flow.ID, r ruling) (all []Refusal) {
+	for _, id := range ids {
+		all = append(all, d.refuse(id, 0, &r))
+	}
+	return all
 }
 
 // UploadFlows moves connections home to the kernel, and returns when it has

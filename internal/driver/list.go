@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"os"
 	"slices"
 	"sync/atomic"
 
@@ -50,10 +51,15 @@ func (d *Driver) placed() map[flow.ID]placed {
 	return all
 }
 
+var errNotRoot = errors.New("list needs root: BPF programs read the connections")
+
 // InKernelOnly lists the namespace's connections that s names, when there is
 // no daemon: all are in the kernel.
 func InKernelOnly(s Selector) ([]Connection, error) {
 	socks, err := sockets(true)
+	if err != nil && os.Geteuid() != 0 {
+		return nil, errNotRoot
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -76,10 +82,7 @@ func sockets(owners bool) ([]kernel.Socket, error) {
 		return nil, err
 	}
 	slices.SortFunc(socks, func(a, b kernel.Socket) int {
-		if n := a.Flow.Local.Compare(b.Flow.Local); n != 0 {
-			return n
-		}
-		return a.Flow.Remote.Compare(b.Flow.Remote)
+		return inOrder(a.Flow.Local, a.Flow.Remote, b.Flow.Local, b.Flow.Remote)
 	})
 	return socks, nil
 }
@@ -215,12 +218,23 @@ func name(names []string, n uint8) string {
 func placeName(n uint8) string    { return name([]string{"free", "passing", "owned", "leaving"}, n) }
 func recoveryName(n uint8) string { return name([]string{"open", "recovery", "loss"}, n) }
 
+// exact is the one four-tuple of a selector that says nothing else.
+func (s Selector) exact() (flow.ID, bool) {
+	id, ok := s.Flow()
+	return id, ok && s.ID == 0 && s.PID == 0 && s.State == ""
+}
+
+// general says that s names a group by where it is alone, which may be empty.
+func (s Selector) general() bool {
+	return s.All && s.ID == 0 && s.PID == 0 && s.Local == Endpoint{} && s.Remote == Endpoint{} || s == Selector{State: s.State}
+}
+
 // Select names the flows that a request is about. A selector that names one
 // four-tuple needs no look at anything else. Of one that names a group, those
 // that are already where they are to go are left out, unless there are only
-// such.
+// such. None at all are an error when the selector says whose or which.
 func (d *Driver) Select(s Selector, goal string) ([]flow.ID, error) {
-	if id, ok := s.Flow(); ok && s.ID == 0 && s.PID == 0 && s.State == "" {
+	if id, ok := s.exact(); ok {
 		return []flow.ID{id}, nil
 	}
 	all, err := d.find(s, false)
@@ -240,6 +254,8 @@ func (d *Driver) Select(s Selector, goal string) ([]flow.ID, error) {
 		return away, nil
 	case len(there) > 0:
 		return there, nil
+	case s.general():
+		return nil, nil
 	}
 	return nil, noMatch(s)
 }
@@ -251,7 +267,7 @@ func (d *Driver) Offload(ctx context.Context, s Selector, o Options) (Result, er
 		return Result{}, err
 	}
 	r, err := d.OffloadFlows(ctx, ids, o)
-	return r, errors.Join(err, d.matched(s, ids, &r))
+	return r, errors.Join(err, d.matched(s, &r))
 }
 
 // Upload moves the connections that s names home.
@@ -261,21 +277,22 @@ func (d *Driver) Upload(ctx context.Context, s Selector) (Result, error) {
 		return Result{}, err
 	}
 	r, err := d.UploadFlows(ctx, ids)
-	return r, errors.Join(err, d.matched(s, ids, &r))
+	return r, errors.Join(err, d.matched(s, &r))
 }
 
 // matched says that a selector which names one four-tuple, and which Select
-// took at its word, names nothing. One that was there when its move began is
-// another matter: its refusal says so.
-func (d *Driver) matched(s Selector, ids []flow.ID, r *Result) error {
-	if len(ids) != 1 || len(r.Refused) != 1 {
+// took at its word, names nothing. What a group's selector named was there
+// when the request came: a refusal says that it has gone since.
+func (d *Driver) matched(s Selector, r *Result) error {
+	id, ok := s.exact()
+	if !ok || len(r.Refused) != 1 {
 		return nil
 	}
 	f := &r.Refused[0]
 	if f.Detail != abi.NoConnection.Text() && f.Reason != abi.AlreadyInKernel.String() {
 		return nil
 	}
-	states, err := d.probe([]flow.Key{ids[0].Key()})
+	states, err := d.probe([]flow.Key{id.Key()})
 	if err == nil && states[0].Special&abi.SpecialMissing != 0 {
 		return noMatch(s)
 	}

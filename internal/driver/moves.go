@@ -1,9 +1,12 @@
 package driver
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
+	"slices"
 	"time"
 
 	"toehold/internal/abi"
@@ -145,8 +148,20 @@ func collect(ctx context.Context, since mono.Time, refused []Refusal, shares []s
 			return r, fmt.Errorf("not waited for the end of the moves: %w", ctx.Err())
 		}
 	}
+	r.sort()
 	r.Wall = mono.Now().Sub(since).Microseconds()
 	return r, nil
+}
+
+// sort puts the connections in the order of their flows, as a list has them.
+func (r *Result) sort() {
+	slices.SortFunc(r.Moved, func(a, b Moved) int { return inOrder(a.Local, a.Remote, b.Local, b.Remote) })
+	slices.SortFunc(r.Refused, func(a, b Refusal) int { return inOrder(a.Local, a.Remote, b.Local, b.Remote) })
+}
+
+// inOrder compares two flows, first by their local ends.
+func inOrder(local, remote, otherLocal, otherRemote netip.AddrPort) int {
+	return cmp.Or(local.Compare(otherLocal), remote.Compare(otherRemote))
 }
 
 // add appends the outcomes of one uplink. The moves of several connections

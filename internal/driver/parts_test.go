@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"toehold/internal/abi"
+	"toehold/internal/flow"
 	"toehold/internal/handover"
 	"toehold/internal/kernel"
 	"toehold/internal/mono"
@@ -86,6 +87,51 @@ func TestCollectEnds(t *testing.T) {
 	refused := []Refusal{{Reason: "nat"}}
 	if r, err := collect(context.Background(), mono.Now(), refused, nil); err != nil || len(r.Refused) != 1 || r.Moved == nil {
 		t.Errorf("nothing to wait for: %+v, %v", r, err)
+	}
+}
+
+// Only a selector that names both ends can turn out to name nothing; what a
+// group's named has gone since, which is a refusal.
+func TestMatched(t *testing.T) {
+	d := &Driver{uplinks: []*uplink{testUplink()}}
+	close(d.uplinks[0].ended)
+	gone := Result{Refused: []Refusal{{Reason: abi.NoConnection.String(), Detail: abi.NoConnection.Text()}}}
+	for _, s := range []Selector{{All: true}, {PID: 7}, {State: InKernel}, {Local: Endpoint{Port: 80}}} {
+		if err := d.matched(s, &gone); err != nil {
+			t.Errorf("%s: %v", s, err)
+		}
+	}
+	both := Selector{Local: Endpoint{numbered(1).Local.Addr(), 80}, Remote: Endpoint{numbered(1).Remote.Addr(), 1}}
+	if _, ok := both.exact(); !ok {
+		t.Error("both ends do not name one connection")
+	}
+	both.PID = 7
+	if _, ok := both.exact(); ok {
+		t.Error("with a pid it is taken at its word")
+	}
+	for s, general := range map[Selector]bool{{All: true}: true, {State: OnDevice}: true, {All: true, State: OnDevice}: true,
+		{All: true, PID: 7}: false, {PID: 7}: false, {ID: 7}: false, {Local: Endpoint{Port: 80}}: false} {
+		if s.general() != general {
+			t.Errorf("%s is general: %v", s, !general)
+		}
+	}
+}
+
+// With every interface gone the connections are refused, each.
+func TestOffloadWithoutInterface(t *testing.T) {
+	d := &Driver{uplinks: []*uplink{testUplink()}, journal: testJournal()}
+	close(d.uplinks[0].ended)
+	r, err := d.OffloadFlows(context.Background(), []flow.ID{numbered(2), numbered(1)}, Options{})
+	if err != nil || r.Moved == nil || len(r.Refused) != 2 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	for i, f := range r.Refused {
+		if f.Reason != abi.UplinkGone.String() || f.Detail == "" || f.Remote != numbered(i+1).Remote {
+			t.Errorf("refusal %d: %+v", i, f)
+		}
+	}
+	if n := len(d.journal.Events()); n != 2 {
+		t.Errorf("%d events", n)
 	}
 }
 

@@ -200,7 +200,7 @@ func TestNoMatch(t *testing.T) {
 		c.(*net.TCPConn).SetLinger(0)
 		c.Close()
 	}
-	for _, s := range []driver.Selector{p.selector(), {PID: 1}, {ID: abi.MakeHWID(0, 1)}, {State: driver.OnDevice}} {
+	for _, s := range []driver.Selector{p.selector(), {PID: 1}, {ID: abi.MakeHWID(0, 1)}} {
 		_, offload := r.client.Offload(ctx, s, driver.Options{})
 		_, upload := r.client.Upload(ctx, s)
 		_, show := r.client.Show(ctx, s)
@@ -209,6 +209,21 @@ func TestNoMatch(t *testing.T) {
 			if !errors.As(err, &e) || e.Kind != control.NoMatch || !strings.Contains(e.Message, s.String()) {
 				t.Errorf("%s %s: %v", what, s, err)
 			}
+		}
+	}
+}
+
+// A group that is named by where it is may be empty.
+func TestEmptyGroups(t *testing.T) {
+	r := newRig(t)
+	for _, s := range []driver.Selector{{All: true}, {State: driver.OnDevice}, {All: true, State: driver.OnDevice}, {State: driver.InKernel}} {
+		for _, res := range []driver.Result{r.offload(s), r.upload(s)} {
+			if res.Moved == nil || res.Refused == nil || len(res.Moved)+len(res.Refused) != 0 {
+				t.Errorf("%s: %+v", s, res)
+			}
+		}
+		if conns := r.list(s); conns == nil || len(conns) != 0 {
+			t.Errorf("%s lists %v", s, conns)
 		}
 	}
 }
@@ -308,7 +323,7 @@ func TestDeviceFull(t *testing.T) {
 		t.Fatalf("in the kernel: %+v", kernel)
 	}
 	r.moved(r.offload(s), 1)
-	if res := r.offload(s); reasons(res) != "already-on-device" {
+	if res := r.offload(s); reasons(res) != "already-on-device" || res.Refused[0].Detail == "" {
 		t.Errorf("the second time: %+v", res)
 	}
 	r.moved(r.upload(driver.Selector{All: true}), 2)

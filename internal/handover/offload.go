@@ -19,7 +19,7 @@ func (t *Table) Offload(now, since mono.Time, ticket uint64, timeout time.Durati
 	for i := range cands {
 		c := &Conn{Flow: cands[i].Flow, Key: cands[i].Flow.Key(), Path: cands[i].Path, ticket: ticket, since: since, allowed: timeout}
 		if r := t.presence(c); r != abi.None {
-			t.refuse(now, c, r, "")
+			t.refuse(now, c, r, r.Text())
 			continue
 		}
 		t.flows[c.Key] = c
