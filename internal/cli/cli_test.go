@@ -126,7 +126,7 @@ func (f *fake) Events(_ context.Context, follow bool, emit func(driver.Event) er
 	for _, e := range []driver.Event{
 		{Time: when, Kind: driver.EventDeviceStarted, Device: "eth0", Detail: "process 99"},
 		{Time: when, Kind: driver.EventOffloaded, Local: "10.0.0.1:80", Remote: "10.0.0.2:40000", ID: "3-1", Device: "eth0", Reason: "asked", Took: 210, Stall: 9},
-		{Time: when, Kind: driver.EventDeviceLost, Device: "eth0", Reason: "device-died", Count: 20, Detail: "killed by signal killed"},
+		{Time: when, Kind: driver.EventDeviceLost, Device: "eth0", Reason: "device-died", Count: 20, Detail: "killed by SIGKILL"},
 	} {
 		if err := emit(e); err != nil {
 			return err
@@ -139,7 +139,7 @@ func (f *fake) Devices(context.Context) ([]driver.Device, error) {
 	return []driver.Device{
 		{Device: "eth0", State: "running", PID: 99, HostPort: "toehold0", Capacity: 16384, Memory: 1 << 30, Connections: 20, Uptime: 65_000_000,
 			HeartbeatAge: 3000, Restarts: 1, Offloads: 40, Uploads: 20, Refused: map[string]int{"nat": 2, "device-full": 7}},
-		{Device: "eth1", State: "down", Detail: "uplink: it is down", Refused: map[string]int{}},
+		{Device: "eth1", State: "down", Detail: "the uplink is gone: it is down", Refused: map[string]int{}},
 	}, f.note("devices")
 }
 
@@ -303,6 +303,18 @@ func TestOctets(t *testing.T) {
 		if got := octets(tt.n); got != tt.want {
 			t.Errorf("%d octets are %q, want %q", tt.n, got, tt.want)
 		}
+	}
+}
+
+func TestSeveral(t *testing.T) {
+	for n, want := range map[int]string{0: "0 uploads", 1: "1 upload", 2: "2 uploads"} {
+		if got := several(n, "upload"); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	e := driver.Event{Kind: driver.EventDeviceLost, Count: 1}
+	if line := eventLine(&e); !strings.HasSuffix(line, " 1 connection") {
+		t.Errorf("%q", line)
 	}
 }
 

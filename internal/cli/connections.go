@@ -111,7 +111,7 @@ func printDetail(w io.Writer, d *driver.Detail) error {
 	}
 	fmt.Fprintf(w, "%s -> %s  %s\n", d.Local, d.Remote, d.State)
 	fmt.Fprintf(w, "  place     %s\n", place)
-	fmt.Fprintf(w, "  moves     %d offloads, %d uploads%s\n\n", d.Offloads, d.Uploads, because(d.Reason))
+	fmt.Fprintf(w, "  moves     %s, %s%s\n\n", several(d.Offloads, "offload"), several(d.Uploads, "upload"), because(d.Reason))
 	if err := printParts(w, d); err != nil {
 		return err
 	}

@@ -117,6 +117,14 @@ func ssthresh(n uint32) string {
 	return fmt.Sprint(n)
 }
 
+// several is a number of things: 1 upload, 2 uploads.
+func several(n int, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return fmt.Sprintf("%d %s", n, thing)
+}
+
 // counts is a map of counters as "reason 3, other 1", in the order of names.
 func counts(m map[string]int) string {
 	var parts []string

@@ -49,7 +49,7 @@ func eventLine(e *driver.Event) string {
 	add("id %s", e.ID != "", e.ID)
 	add("%s", e.Reason != "", e.Reason)
 	add("in %s", e.Took != 0, micros(e.Took))
-	add("%d connections", e.Count != 0, e.Count)
+	add("%s", e.Count != 0, several(e.Count, "connection"))
 	add("(%s)", e.Detail != "", e.Detail)
 	return strings.Join(parts, " ")
 }
@@ -100,7 +100,11 @@ func (env *Env) devices(devices []driver.Device, err error, asJSON bool) error {
 func printDevices(w io.Writer, devices []driver.Device) error {
 	t := newTable("DEVICE", "STATE", ">PID", ">CONNECTIONS", ">CAPACITY", ">MEMORY", ">UPTIME", ">HEARTBEAT", ">RESTARTS", ">OFFLOADS", ">UPLOADS", "REFUSED")
 	for _, d := range devices {
-		t.add(d.Device, d.State, d.PID, d.Connections, d.Capacity, octets(uint64(d.Memory)), micros(d.Uptime),
+		pid := ""
+		if d.PID != 0 {
+			pid = fmt.Sprint(d.PID)
+		}
+		t.add(d.Device, d.State, pid, d.Connections, d.Capacity, octets(uint64(d.Memory)), micros(d.Uptime),
 			micros(d.HeartbeatAge), d.Restarts, d.Offloads, d.Uploads, counts(d.Refused))
 	}
 	if err := t.print(w); err != nil {

@@ -323,7 +323,13 @@ func TestUplinkGone(t *testing.T) {
 	}
 	set(netlink.LinkSetDown)
 	r.kernelAgain(2, "uplink-gone")
-	eventually(t, "the device is down", func() bool { return r.device().State == "down" })
+	eventually(t, "the device is down", func() bool { return r.device().PID == 0 })
+	if d := r.device(); d.State != "down" || d.Detail != "the uplink is gone: it is down" {
+		t.Errorf("with the uplink down: %+v", d)
+	}
+	if _, err := r.client.RestartDevices(ctx); err == nil || !strings.Contains(err.Error(), r.HostIf+": the uplink is gone: it is down") {
+		t.Errorf("restart with the uplink down: %v", err)
+	}
 	if res := r.offload(everything); len(res.Moved) != 0 || len(res.Refused) != 2 {
 		t.Errorf("with the uplink down: %+v", res)
 	}
@@ -337,7 +343,13 @@ func TestUplinkGone(t *testing.T) {
 	stopAll(t, all)
 
 	set(netlink.LinkDel)
-	eventually(t, "the device is down", func() bool { return r.device().State == "down" })
+	eventually(t, "the device is down", func() bool { return r.device().PID == 0 })
+	if d := r.device(); d.State != "down" || d.Detail != "the uplink is gone: it was removed" {
+		t.Errorf("with the uplink removed: %+v", d)
+	}
+	if res := r.offload(everything); len(res.Moved) != 0 || reasons(res) != strings.TrimPrefix(strings.Repeat(",uplink-gone", len(res.Refused)), ",") {
+		t.Errorf("with the uplink removed: %+v", res)
+	}
 	err := r.Host.Do(func() error {
 		la := netlink.NewLinkAttrs()
 		la.Name = r.HostIf

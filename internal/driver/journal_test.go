@@ -1,11 +1,16 @@
 package driver
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"toehold/internal/flow"
 )
@@ -163,7 +168,51 @@ func TestClaim(t *testing.T) {
 		t.Fatalf("after its release: %v", err)
 	}
 	c.release()
-	claim(-1).release()
+	c.release() // again
+}
+
+// A killed daemon's file is no claim, whatever stands in it; and nobody but
+// root can make one.
+func TestClaimLeftBehind(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "made", "uplink-1-2.lock")
+	for _, left := range []string{"", "12345678901234567890 and more", "4194303"} {
+		leave(t, path, left)
+		c, _, err := lock(path)
+		if err != nil {
+			t.Fatalf("with %q left: %v", left, err)
+		}
+		sweepClaims(filepath.Dir(path)) // must not take a held one
+		want := fmt.Sprintf("process %d", os.Getpid())
+		if _, holder, err := lock(path); !errors.Is(err, unix.EWOULDBLOCK) || holder != want {
+			t.Errorf("with %q left the holder is %q, %v", left, holder, err)
+		}
+		c.release()
+		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the file is left: %v", err)
+		}
+	}
+	leave(t, path, "")
+	sweepClaims(filepath.Dir(path))
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a file that nobody holds is kept: %v", err)
+	}
+	os.Remove(filepath.Dir(path))
+	c, _, err := lock(path)
+	if info, serr := os.Stat(filepath.Dir(path)); err != nil || serr != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("the directory is %v, %v, %v", info, err, serr)
+	}
+	c.release()
+}
+
+// leave writes a lock file as a killed daemon leaves it.
+func leave(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func numberedFlows(n int) (ids []flow.ID) {

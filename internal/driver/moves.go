@@ -95,6 +95,9 @@ func (u *uplink) arrive(o handover.Outcome) {
 		u.counters.offloads++
 	case handover.Refused:
 		u.counters.refused[o.Reason.String()]++
+	case handover.Over:
+		o.Stall, o.Bytes = 0, 0 // they are of the offload
+		u.counters.uploads++
 	default:
 		u.counters.uploads++
 	}

@@ -239,11 +239,23 @@ func TestPlace(t *testing.T) {
 	}
 }
 
+// The event of a connection's end says nothing of its offload's stall.
+func TestEnded(t *testing.T) {
+	u := testUplink()
+	for _, k := range []handover.Kind{handover.Uploaded, handover.Over} {
+		u.arrive(handover.Outcome{Kind: k, Flow: numbered(1), Reason: abi.Closed, Stall: time.Millisecond, Bytes: 9})
+	}
+	e := u.journal.Events()
+	if e[0].Stall != 1000 || e[0].Bytes != 9 || e[1].Kind != EventEnded || e[1].Stall != 0 || e[1].Bytes != 0 {
+		t.Errorf("%+v", e)
+	}
+}
+
 func TestDescribeStatus(t *testing.T) {
 	for _, tt := range []struct {
 		status syscall.WaitStatus
 		want   string
-	}{{0, "exit status 0"}, {3 << 8, "exit status 3"}, {9, "killed by signal killed"}} {
+	}{{0, "exit status 0"}, {3 << 8, "exit status 3"}, {9, "killed by SIGKILL"}} {
 		if got := describeStatus(tt.status); got != tt.want {
 			t.Errorf("%#x is %q", tt.status, got)
 		}

@@ -200,7 +200,7 @@ func read(socket int, messages chan<- []byte) {
 func describeStatus(s syscall.WaitStatus) string {
 	switch {
 	case s.Signaled():
-		return "killed by signal " + s.Signal().String()
+		return "killed by " + unix.SignalName(s.Signal())
 	case s.Exited():
 		return fmt.Sprintf("exit status %d", s.ExitStatus())
 	}

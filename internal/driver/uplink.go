@@ -92,7 +92,7 @@ type request struct {
 
 func newUplink(name string, cfg *Config, j *Journal) *uplink {
 	u := &uplink{
-		name: name, cfg: cfg, journal: j, log: cfg.Log.With("uplink", name), claim: -1,
+		name: name, cfg: cfg, journal: j, log: cfg.Log.With("uplink", name),
 		calls: make(chan func()), ended: make(chan struct{}),
 		requests: make(map[uint64]*request), counters: counters{refused: make(map[string]int)},
 		down: "not started",
@@ -142,7 +142,6 @@ func (u *uplink) shut() {
 		u.set = nil
 	}
 	u.claim.release()
-	u.claim = -1
 }
 
 // call runs f on the loop and waits for it; false when the loop has ended.
@@ -348,6 +347,9 @@ func (u *uplink) exited() {
 	u.counters.restarts++
 	if !p.greeted() {
 		u.served(errors.New("the device ended: " + p.status))
+	}
+	if !u.up {
+		return // replug or linkChanged go on
 	}
 	u.retry(now, "the device ended: "+p.status)
 }

@@ -87,6 +87,7 @@ func (u *uplink) linkChanged(now mono.Time, c kernel.Change) {
 	case u.stopping:
 	case mine && c.Gone:
 		u.unplug(now, "it was removed")
+		u.down = noUplink + "it was removed" // it may have been down before
 		u.shut()
 	case mine && !c.Up && u.up:
 		u.unplug(now, "it is down")
@@ -98,6 +99,8 @@ func (u *uplink) linkChanged(now mono.Time, c kernel.Change) {
 	}
 }
 
+const noUplink = "the uplink is gone: "
+
 // unplug takes every connection home when the interface is gone or down. The
 // device is ended: it would hold what it cannot send.
 func (u *uplink) unplug(now mono.Time, why string) {
@@ -107,7 +110,7 @@ func (u *uplink) unplug(now mono.Time, why string) {
 	u.up = false
 	count := u.table.Len()
 	u.lose(now, abi.UplinkGone, why)
-	u.down = "uplink: " + why
+	u.down = noUplink + why
 	u.journal.Add(Event{Kind: EventUplinkGone, Device: u.name, Reason: abi.UplinkGone.String(), Detail: why, Count: count})
 }
 
