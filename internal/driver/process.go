@@ -180,16 +180,25 @@ func (p *process) watch() {
 	}()
 }
 
-// read takes messages from the socket until it ends. The descriptor stays
+// read takes messages from the socket until it ends, by a descriptor of its
+// own that Go's poller waits for: a message then wakes one thread, where a
+// blocked one would have to wake a second to go on. The socket itself stays
 // open, since the loop may send on it; shut closes it.
 func read(socket int, messages chan<- []byte) {
 	defer close(messages)
+	own, err := unix.FcntlInt(uintptr(socket), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return // a device that is not heard is replaced
+	}
+	if err := unix.SetNonblock(own, true); err != nil {
+		unix.Close(own)
+		return
+	}
+	f := os.NewFile(uintptr(own), "device")
+	defer f.Close()
 	buf := make([]byte, abi.MaxMessage)
 	for {
-		n, err := unix.Read(socket, buf)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
+		n, err := f.Read(buf)
 		if err != nil || n == 0 {
 			return
 		}
