@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,16 +11,27 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"sync/atomic"
 	"syscall"
+	"time"
 
 	"toehold/internal/driver"
 )
 
 // A Client talks with a daemon. It is safe for concurrent use.
 type Client struct {
-	path string
-	http http.Client
+	path     string
+	http     http.Client
+	patience time.Duration
+	pid      atomic.Int32 // of who listens, 0 while that is not known
 }
+
+// patience is how long a daemon may take to answer what it can answer at once.
+// Moves and restarts have more; see the requests.
+const patience = 15 * time.Second
+
+// errSilent is the cause of a request that was given up.
+var errSilent = errors.New("no answer")
 
 // ErrNoDaemon is that nobody serves the socket.
 var ErrNoDaemon = errors.New("no daemon")
@@ -27,11 +39,15 @@ var ErrNoDaemon = errors.New("no daemon")
 // NewClient returns a Client of the daemon that listens on path. Nothing is
 // opened yet.
 func NewClient(path string) *Client {
-	c := &Client{path: path}
+	c := &Client{path: path, patience: patience}
 	c.http.Transport = &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
-			return d.DialContext(ctx, "unix", path)
+			conn, err := d.DialContext(ctx, "unix", path)
+			if err == nil {
+				c.pid.Store(peerPID(conn.(*net.UnixConn)))
+			}
+			return conn, err
 		},
 		DisableCompression: true,
 	}
@@ -43,12 +59,12 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // List returns the connections that s names, all for an empty one.
 func (c *Client) List(ctx context.Context, s driver.Selector) (out []driver.Connection, err error) {
-	return out, c.call(ctx, "GET", "connections", s.Query(), &out)
+	return out, c.call(ctx, c.patience, "GET", "connections", s.Query(), &out)
 }
 
 // Show returns the one connection that s names.
 func (c *Client) Show(ctx context.Context, s driver.Selector) (out driver.Detail, err error) {
-	return out, c.call(ctx, "GET", "connection", s.Query(), &out)
+	return out, c.call(ctx, c.patience, "GET", "connection", s.Query(), &out)
 }
 
 // Offload moves the connections that s names to the device.
@@ -60,27 +76,27 @@ func (c *Client) Offload(ctx context.Context, s driver.Selector, o driver.Option
 	if o.Timeout != 0 {
 		q.Set("timeout", o.Timeout.String())
 	}
-	return out, c.call(ctx, "POST", "offload", q, &out)
+	return out, c.call(ctx, cmp.Or(o.Timeout, driver.DefaultTimeout)+c.patience, "POST", "offload", q, &out)
 }
 
 // Upload moves the connections that s names home to the kernel.
 func (c *Client) Upload(ctx context.Context, s driver.Selector) (out driver.Result, err error) {
-	return out, c.call(ctx, "POST", "upload", s.Query(), &out)
+	return out, c.call(ctx, driver.DefaultTimeout+c.patience, "POST", "upload", s.Query(), &out)
 }
 
 // Devices returns the state of every device.
 func (c *Client) Devices(ctx context.Context) (out []driver.Device, err error) {
-	return out, c.call(ctx, "GET", "devices", nil, &out)
+	return out, c.call(ctx, c.patience, "GET", "devices", nil, &out)
 }
 
 // RestartDevices replaces every device, and returns when the new ones serve.
 func (c *Client) RestartDevices(ctx context.Context) (out []driver.Device, err error) {
-	return out, c.call(ctx, "POST", "devices/restart", nil, &out)
+	return out, c.call(ctx, 4*c.patience, "POST", "devices/restart", nil, &out)
 }
 
 // Version asks who answers.
 func (c *Client) Version(ctx context.Context) (out Version, err error) {
-	return out, c.call(ctx, "GET", "version", nil, &out)
+	return out, c.call(ctx, c.patience, "GET", "version", nil, &out)
 }
 
 // Events calls emit for each event kept and, when follow is set, for those to
@@ -90,18 +106,21 @@ func (c *Client) Events(ctx context.Context, follow bool, emit func(driver.Event
 	if follow {
 		q.Set("follow", "true")
 	}
-	body, err := c.do(ctx, "GET", "events", q)
+	body, err := c.do(ctx, c.patience, "GET", "events", q)
 	if err != nil {
 		return err
 	}
 	defer body.Close()
+	if follow {
+		body.late.Stop() // nothing may happen for long
+	}
 	for dec := json.NewDecoder(body); ; {
 		var e driver.Event
 		switch err := dec.Decode(&e); {
 		case errors.Is(err, io.EOF), ctx.Err() != nil:
 			return nil
 		case err != nil:
-			return fmt.Errorf("the daemon ended: %w", err)
+			return c.explain(body.ctx, fmt.Errorf("the daemon ended: %w", err))
 		}
 		if err := emit(e); err != nil {
 			return err
@@ -109,35 +128,56 @@ func (c *Client) Events(ctx context.Context, follow bool, emit func(driver.Event
 	}
 }
 
-// call sends a request and decodes its answer into out.
-func (c *Client) call(ctx context.Context, method, what string, q url.Values, out any) error {
-	body, err := c.do(ctx, method, what, q)
+// call sends a request and decodes its answer, which must come within a time,
+// into out.
+func (c *Client) call(ctx context.Context, within time.Duration, method, what string, q url.Values, out any) error {
+	body, err := c.do(ctx, within, method, what, q)
 	if err != nil {
 		return err
 	}
 	defer body.Close()
 	if err := json.NewDecoder(body).Decode(out); err != nil {
-		return fmt.Errorf("answer of the daemon: %w", err)
+		return c.explain(body.ctx, fmt.Errorf("answer of the daemon: %w", err))
 	}
 	return nil
 }
 
+// An answerBody is what is read of an answer until it is late.
+type answerBody struct {
+	io.ReadCloser
+	ctx    context.Context // its cause is errSilent when the answer is late
+	late   *time.Timer
+	cancel context.CancelCauseFunc
+}
+
+// Close ends the request too.
+func (b *answerBody) Close() error {
+	b.late.Stop()
+	defer b.cancel(nil)
+	return b.ReadCloser.Close()
+}
+
 // do sends a request. The body is the caller's to close; an *Error is what
 // the daemon said instead.
-func (c *Client) do(ctx context.Context, method, what string, q url.Values) (io.ReadCloser, error) {
+func (c *Client) do(ctx context.Context, within time.Duration, method, what string, q url.Values) (*answerBody, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	body := &answerBody{ctx: ctx, cancel: cancel, late: time.AfterFunc(within, func() { cancel(errSilent) })}
 	u := url.URL{Scheme: "http", Host: "toehold", Path: "/v1/" + what, RawQuery: q.Encode()}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
-	if err != nil {
-		return nil, err
+	var resp *http.Response
+	if err == nil {
+		resp, err = c.http.Do(req)
 	}
-	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, c.explain(err)
+		body.late.Stop()
+		defer cancel(nil)
+		return nil, c.explain(ctx, err)
 	}
+	body.ReadCloser = resp.Body
 	if resp.StatusCode == http.StatusOK {
-		return resp.Body, nil
+		return body, nil
 	}
-	defer resp.Body.Close()
+	defer body.Close()
 	e := &Error{Kind: Failed}
 	if json.NewDecoder(resp.Body).Decode(e) != nil || e.Message == "" {
 		e.Message = "the daemon answered " + resp.Status
@@ -146,8 +186,10 @@ func (c *Client) do(ctx context.Context, method, what string, q url.Values) (io.
 }
 
 // explain says what a person can do about a socket that cannot be used.
-func (c *Client) explain(err error) error {
+func (c *Client) explain(ctx context.Context, err error) error {
 	switch {
+	case errors.Is(context.Cause(ctx), errSilent):
+		return c.silent()
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("%w listens on %s; start one with: toehold daemon --uplink IF", ErrNoDaemon, c.path)
 	case errors.Is(err, fs.ErrPermission):
@@ -155,7 +197,15 @@ func (c *Client) explain(err error) error {
 	}
 	var u *url.Error
 	if errors.As(err, &u) {
-		err = u.Err
+		return fmt.Errorf("daemon on %s: %w", c.path, u.Err)
 	}
-	return fmt.Errorf("daemon on %s: %w", c.path, err)
+	return err
+}
+
+// silent names the process that does not answer: it is stopped, perhaps.
+func (c *Client) silent() error {
+	if pid := c.pid.Load(); pid != 0 {
+		return fmt.Errorf("the daemon on %s, process %d, does not answer", c.path, pid)
+	}
+	return fmt.Errorf("the daemon on %s does not answer", c.path)
 }

@@ -106,6 +106,77 @@ func serve(t *testing.T, s Service) (path string, stop func()) {
 	return path, stop
 }
 
+// A daemon that is stopped takes connections, by its backlog, and is silent.
+func TestSilentDaemon(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c := NewClient(path)
+	c.patience = 20 * time.Millisecond
+	defer c.Close()
+	ctx := context.Background()
+	want := fmt.Sprintf("the daemon on %s, process %d, does not answer", path, os.Getpid())
+	for what, f := range map[string]func() error{
+		"list": func() error { _, err := c.List(ctx, driver.Selector{}); return err },
+		"offload": func() error {
+			_, err := c.Offload(ctx, driver.Selector{}, driver.Options{Timeout: time.Millisecond})
+			return err
+		},
+		"restart": func() error { _, err := c.RestartDevices(ctx); return err },
+		"events":  func() error { return c.Events(ctx, true, nil) },
+	} {
+		if err := f(); err == nil || err.Error() != want {
+			t.Errorf("%s: %v, want %s", what, err, want)
+		}
+	}
+}
+
+// One that stops in the middle of its answer is as silent; who follows events
+// waits for ever.
+func TestDaemonStops(t *testing.T) {
+	s := &stub{events: make(chan driver.Event)}
+	path, _ := serve(t, s)
+	c := NewClient(path)
+	c.patience = 50 * time.Millisecond
+	defer c.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		time.Sleep(4 * c.patience)
+		s.events <- driver.Event{Kind: driver.EventUploaded}
+	}()
+	var kinds []string
+	err := c.Events(ctx, true, func(e driver.Event) error {
+		if kinds = append(kinds, e.Kind); len(kinds) == 2 {
+			cancel()
+		}
+		return nil
+	})
+	if err != nil || len(kinds) != 2 {
+		t.Errorf("followed %v, %v", kinds, err)
+	}
+
+	half := filepath.Join(t.TempDir(), "half")
+	l, err := net.Listen("unix", half)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, "[{")
+		http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	}))
+	c = NewClient(half)
+	c.patience = 50 * time.Millisecond
+	defer c.Close()
+	if _, err := c.List(context.Background(), driver.Selector{}); err == nil || !strings.Contains(err.Error(), "does not answer") {
+		t.Errorf("half an answer: %v", err)
+	}
+}
+
 func TestClientAndServer(t *testing.T) {
 	s := &stub{}
 	path, _ := serve(t, s)
