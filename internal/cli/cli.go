@@ -78,6 +78,9 @@ func Run(ctx context.Context, env *Env, args []string) int {
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
+		err = unknown(cmd, cmd.Flags().Args()) // cobra gives help for it
+	}
+	if err == nil {
 		return ExitDone
 	}
 	code := codeOf(err)
@@ -112,13 +115,14 @@ func newRoot(env *Env) *cobra.Command {
 		Short:         "TCP offload for live connections of unmodified programs",
 		SilenceErrors: true, SilenceUsage: true,
 		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usage("there is no command %q", args[0])
-			}
-			return cmd.Help()
-		},
+		RunE: helpOrUnknown,
 	}
+	help := root.HelpFunc()
+	root.SetHelpFunc(func(cmd *cobra.Command, args []string) {
+		if unknown(cmd, cmd.Flags().Args()) == nil {
+			help(cmd, args)
+		}
+	})
 	root.SetOut(env.Out)
 	root.SetErr(env.Err)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exit{ExitUsage, err} })
@@ -131,15 +135,61 @@ func newRoot(env *Env) *cobra.Command {
 	for _, make := range env.Extra {
 		root.AddCommand(make(env))
 	}
+	root.SetHelpCommand(helpCommand())
+	root.InitDefaultCompletionCmd()
+	for _, c := range root.Commands() {
+		if c.HasSubCommands() { // completion, with one for each shell
+			c.Args, c.RunE = cobra.ArbitraryArgs, helpOrUnknown
+		}
+	}
 	return root
 }
 
-// noArgs is cobra.NoArgs with our exit code.
-func noArgs(cmd *cobra.Command, args []string) error {
-	if len(args) > 0 {
-		return usage("%s takes no argument %q; connections are named by flags", cmd.Name(), args[0])
+func helpOrUnknown(cmd *cobra.Command, args []string) error {
+	if err := unknown(cmd, args); err != nil {
+		return err
 	}
-	return nil
+	return cmd.Help()
+}
+
+// unknown says that what is left of the arguments names no command of those
+// that cmd is made of.
+func unknown(cmd *cobra.Command, args []string) error {
+	switch {
+	case !cmd.HasSubCommands() || len(args) == 0:
+		return nil
+	case cmd.HasParent():
+		return usage("%s has no command %q", cmd.CommandPath(), args[0])
+	}
+	return usage("there is no command %q", args[0])
+}
+
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "help [command]", Short: "Help about a command",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			about, rest, err := cmd.Root().Find(args)
+			if err != nil {
+				return &exit{ExitUsage, err}
+			}
+			return helpOrUnknown(about, rest)
+		},
+	}
+}
+
+// noArgs is cobra.NoArgs with our exit code, and says how it is done.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	hint := ""
+	switch {
+	case cmd.Flags().Lookup("uplink") != nil:
+		hint = "; name it with --uplink"
+	case cmd.Flags().Lookup("all") != nil:
+		hint = "; connections are named by flags"
+	}
+	return usage("%s takes no argument %q%s", cmd.Name(), args[0], hint)
 }
 
 // socketOf is the path of the control socket for a command.

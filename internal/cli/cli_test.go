@@ -87,7 +87,7 @@ func (f *fake) Show(_ context.Context, s driver.Selector) (driver.Detail, error)
 			RcvWnd: 64000, RTT: 25000, RTO: 225000, Cwnd: 64, Ssthresh: 32, HeldOut: 1448, BytesSent: 4 << 20, Retransmits: 3}
 		d.History = []driver.Move{
 			{Time: when, Kind: driver.EventRefused, Device: "eth0", Reason: "device-full", Detail: "the device has no free connection slot"},
-			{Time: when.Add(time.Minute), Kind: driver.EventOffloaded, ID: "3-1", Device: "eth0", Reason: "asked", Took: 210},
+			{Time: when.Add(time.Minute), Kind: driver.EventOffloaded, ID: "3-1", Device: "eth0", Reason: "asked", Elapsed: 210},
 		}
 	}
 	return d, nil
@@ -125,7 +125,7 @@ func (f *fake) Events(_ context.Context, follow bool, emit func(driver.Event) er
 	}
 	for _, e := range []driver.Event{
 		{Time: when, Kind: driver.EventDeviceStarted, Device: "eth0", Detail: "process 99"},
-		{Time: when, Kind: driver.EventOffloaded, Local: "10.0.0.1:80", Remote: "10.0.0.2:40000", ID: "3-1", Device: "eth0", Reason: "asked", Took: 210, Stall: 9},
+		{Time: when, Kind: driver.EventOffloaded, Local: "10.0.0.1:80", Remote: "10.0.0.2:40000", ID: "3-1", Device: "eth0", Reason: "asked", Elapsed: 210, Stall: 9},
 		{Time: when, Kind: driver.EventDeviceLost, Device: "eth0", Reason: "device-died", Count: 20, Detail: "killed by SIGKILL"},
 	} {
 		if err := emit(e); err != nil {
@@ -279,6 +279,27 @@ func TestCompletion(t *testing.T) {
 		if code := Run(context.Background(), env, args); code != 0 || !strings.Contains(out.String(), tt.want) {
 			t.Errorf("%s: exit %d, %.100q", tt.args, code, out)
 		}
+	}
+}
+
+// Help is given for commands that there are, in each of the ways to ask.
+func TestHelp(t *testing.T) {
+	for args, want := range map[string]string{
+		"": "Available Commands", "--help": "Available Commands", "help": "Available Commands", "offload --help": "took_us",
+		"help offload": "took_us", "completion": "bash", "help completion": "bash", "help completion bash": "source",
+	} {
+		env, out, errs := stage(&fake{})
+		if code := Run(context.Background(), env, strings.Fields(args)); code != 0 || errs.Len() > 0 || !strings.Contains(out.String(), want) {
+			t.Errorf("%q: exit %d, %s, %.200q", args, code, errs, out)
+		}
+	}
+}
+
+// A device that nobody gave a socket says who starts it.
+func TestDeviceByHand(t *testing.T) {
+	err := System().Device(context.Background(), device.Config{Socket: -1})
+	if err == nil || !strings.Contains(err.Error(), "is started by the daemon") {
+		t.Error(err)
 	}
 }
 

@@ -120,9 +120,9 @@ func printDetail(w io.Writer, d *driver.Detail) error {
 		return err
 	}
 	fmt.Fprintln(w, "\nhistory")
-	t := newTable("  TIME", "MOVE", "ID", "DEVICE", ">TOOK", "REASON", "DETAIL")
+	t := newTable("  TIME", "MOVE", "ID", "DEVICE", ">AFTER", "REASON", "DETAIL")
 	for _, m := range d.History {
-		t.add("  "+m.Time.Format("15:04:05.000"), m.Kind, m.ID, m.Device, micros(m.Took), m.Reason, m.Detail)
+		t.add("  "+m.Time.Format("15:04:05.000"), m.Kind, m.ID, m.Device, micros(m.Elapsed), m.Reason, m.Detail)
 	}
 	return t.print(w)
 }

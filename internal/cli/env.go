@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"context"
+	"errors"
 	"os"
 	"time"
 
@@ -23,8 +25,16 @@ func System() *Env {
 		Kernel:   driver.InKernelOnly,
 		Doctor:   bpf.Doctor,
 		Daemon:   Daemon,
-		Device:   device.Run,
+		Device:   runDevice,
 	}
+}
+
+// runDevice is device.Run for who has been given its descriptors.
+func runDevice(ctx context.Context, c device.Config) error {
+	if kind, err := unix.GetsockoptInt(c.Socket, unix.SOL_SOCKET, unix.SO_TYPE); err != nil || kind != unix.SOCK_SEQPACKET {
+		return errors.New("the device is started by the daemon, which gives it what it needs: toehold daemon --uplink IF")
+	}
+	return device.Run(ctx, c)
 }
 
 func isTerminal(f *os.File) bool {

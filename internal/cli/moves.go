@@ -10,11 +10,18 @@ import (
 	"toehold/internal/driver"
 )
 
+// tookText is what the figures of a move mean.
+const tookText = "TOOK (took_us) is the time of the move. Several in one request overlap: each is given the time of all, divided by\n" +
+	"their number. Events and history have each one's own time since the request instead (elapsed_us). STALL (stall_us)\n" +
+	"is how long neither stack could send, HELD (bytes_moved) what the device held then."
+
 func offloadCommand(env *Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "offload selector",
 		Short: "Move live connections to the device",
-		Args:  noArgs,
+		Long: "Move live connections to the device and say what became of each. Exits with 3 when at least one was refused,\n" +
+			"the others are moved all the same.\n\n" + tookText,
+		Args: noArgs,
 	}
 	sel, asJSON := addSelector(cmd), addJSON(cmd)
 	attach := cmd.Flags().String("attach", driver.Shadow, "how the socket is joined to the device: shadow")
@@ -44,6 +51,7 @@ func uploadCommand(env *Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "upload selector",
 		Short: "Move live connections home to the kernel",
+		Long:  "Move live connections home to the kernel and say what became of each.\n\n" + tookText,
 		Args:  noArgs,
 	}
 	sel, asJSON := addSelector(cmd), addJSON(cmd)

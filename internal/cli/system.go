@@ -48,7 +48,7 @@ func eventLine(e *driver.Event) string {
 	add("%s", e.Device != "", e.Device)
 	add("id %s", e.ID != "", e.ID)
 	add("%s", e.Reason != "", e.Reason)
-	add("in %s", e.Took != 0, micros(e.Took))
+	add("after %s", e.Elapsed != 0, micros(e.Elapsed))
 	add("%s", e.Count != 0, several(e.Count, "connection"))
 	add("(%s)", e.Detail != "", e.Detail)
 	return strings.Join(parts, " ")

@@ -95,7 +95,7 @@ func (j *Journal) remember(k flow.Key, inode uint64, e *Event) {
 	if len(h.moves) == keptMoves {
 		h.moves = slices.Delete(h.moves, 0, 1)
 	}
-	h.moves = append(h.moves, Move{Time: e.Time, Kind: e.Kind, ID: e.ID, Device: e.Device, Reason: e.Reason, Detail: e.Detail, Took: e.Took})
+	h.moves = append(h.moves, Move{Time: e.Time, Kind: e.Kind, ID: e.ID, Device: e.Device, Reason: e.Reason, Detail: e.Detail, Elapsed: e.Elapsed})
 }
 
 // fill writes what the journal knows of a connection into its view.

@@ -48,13 +48,13 @@ func TestHistory(t *testing.T) {
 		return c
 	}
 	j.AddMove(id, 5, Event{Kind: EventRefused, Reason: "device-full"})
-	j.AddMove(id, 5, Event{Kind: EventOffloaded, Reason: "asked", ID: "3-1", Took: 7})
+	j.AddMove(id, 5, Event{Kind: EventOffloaded, Reason: "asked", ID: "3-1", Elapsed: 7})
 	j.AddMove(id, 5, Event{Kind: EventUploaded, Reason: "device-died"})
 	if c := view(5); c.Offloads != 1 || c.Uploads != 1 || c.Reason != "device-died" {
 		t.Errorf("the view is %+v", c)
 	}
 	moves := j.moves(id, 5)
-	if len(moves) != 3 || moves[0].Reason != "device-full" || moves[1].ID != "3-1" || moves[1].Took != 7 {
+	if len(moves) != 3 || moves[0].Reason != "device-full" || moves[1].ID != "3-1" || moves[1].Elapsed != 7 {
 		t.Errorf("the moves are %+v", moves)
 	}
 	if e := j.Events()[1]; e.Local != "10.0.0.1:80" || e.Remote != "10.0.0.2:1" {
@@ -80,11 +80,11 @@ func TestHistory(t *testing.T) {
 func TestHistoryIsBounded(t *testing.T) {
 	j := testJournal()
 	for n := range keptMoves + 3 {
-		j.AddMove(numbered(1), 5, Event{Kind: EventOffloaded, Took: int64(n)})
+		j.AddMove(numbered(1), 5, Event{Kind: EventOffloaded, Elapsed: int64(n)})
 	}
 	moves := j.moves(numbered(1), 5)
-	if len(moves) != keptMoves || moves[0].Took != 3 {
-		t.Errorf("%d moves from %d", len(moves), moves[0].Took)
+	if len(moves) != keptMoves || moves[0].Elapsed != 3 {
+		t.Errorf("%d moves from %d", len(moves), moves[0].Elapsed)
 	}
 	c := Connection{Local: numbered(1).Local, Remote: numbered(1).Remote}
 	if j.fill(&c, 5); c.Offloads != keptMoves+3 {

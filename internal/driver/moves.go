@@ -103,7 +103,7 @@ func (u *uplink) arrive(o handover.Outcome) {
 	}
 	u.journal.AddMove(o.Flow, o.Inode, Event{
 		Kind: eventKinds[o.Kind], ID: o.HWID.String(), Device: u.name, Reason: o.Reason.String(), Detail: o.Detail,
-		Took: o.Took.Microseconds(), Stall: o.Stall.Microseconds(), Bytes: o.Bytes,
+		Elapsed: o.Took.Microseconds(), Stall: o.Stall.Microseconds(), Bytes: o.Bytes,
 	})
 	r := u.requests[o.Ticket]
 	if r == nil {

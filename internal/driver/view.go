@@ -127,7 +127,9 @@ type Move struct {
 	Device string    `json:"device"`
 	Reason string    `json:"reason"`
 	Detail string    `json:"detail,omitempty"`
-	Took   int64     `json:"took_us"`
+	// Elapsed is from the start of the request until this connection had moved;
+	// what a Moved has as Took is shared out among all of its request.
+	Elapsed int64 `json:"elapsed_us"`
 }
 
 // A Result is what became of a request to move connections.
@@ -185,10 +187,11 @@ type Event struct {
 	Device string    `json:"device,omitempty"`
 	Reason string    `json:"reason,omitempty"`
 	Detail string    `json:"detail,omitempty"`
-	Took   int64     `json:"took_us,omitempty"`
-	Stall  int64     `json:"stall_us,omitempty"`
-	Bytes  uint64    `json:"bytes_moved,omitempty"`
-	Count  int       `json:"count,omitempty"` // connections concerned, or events dropped
+	// Elapsed is as of a Move.
+	Elapsed int64  `json:"elapsed_us,omitempty"`
+	Stall   int64  `json:"stall_us,omitempty"`
+	Bytes   uint64 `json:"bytes_moved,omitempty"`
+	Count   int    `json:"count,omitempty"` // connections concerned, or events dropped
 }
 
 // A Device is the state of one uplink's device.
