@@ -44,6 +44,9 @@ const (
 	staleAfter = "5s"
 )
 
+// ErrInterrupted is that the context ended.
+var ErrInterrupted = errors.New("interrupted; everything is removed")
+
 type bench struct {
 	Options
 	rig     *rig.Rig
@@ -53,8 +56,8 @@ type bench struct {
 	report  Report
 }
 
-// Run measures and prints, also what it had measured when something failed. It
-// needs root.
+// Run measures and prints, also what it had measured when something failed, but
+// not when the context ended. It needs root.
 func Run(ctx context.Context, o Options) error {
 	if o.Rounds <= 0 {
 		o.Rounds = defaultRounds
@@ -71,8 +74,20 @@ func Run(ctx context.Context, o Options) error {
 	if o.Progress == nil {
 		o.Progress = io.Discard
 	}
+	if os.Geteuid() != 0 {
+		return errors.New("the benchmark makes network namespaces and needs root: run it with sudo")
+	}
+	if err := CheckParts(o.Only); err != nil {
+		return err
+	}
 	b := &bench{Options: o}
 	err := b.all(ctx)
+	if ctx.Err() != nil {
+		if err := b.clean(); err != nil {
+			return err
+		}
+		return ErrInterrupted
+	}
 	if err != nil && b.rig != nil {
 		err = fmt.Errorf("%w\nthe daemon logged: %s", err, b.rig.Log())
 	}
@@ -118,12 +133,6 @@ func CheckParts(names []string) error {
 const port = 7000
 
 func (b *bench) build(ctx context.Context) (err error) {
-	if os.Geteuid() != 0 {
-		return errors.New("the benchmark makes network namespaces and needs root: run it with sudo")
-	}
-	if err := CheckParts(b.Only); err != nil {
-		return err
-	}
 	b.report.CPUs = runtime.NumCPU()
 	b.report.Kernel = kernelRelease()
 	if b.rig, err = rig.Start(ctx, rig.Options{Name: "bench", Program: b.Program, Daemon: []string{"--stale-after", staleAfter}}); err != nil {

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"math"
 	"os"
@@ -9,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/cobra"
+
+	"toehold/internal/cli"
 	"toehold/internal/driver"
 	"toehold/internal/rig"
 )
@@ -50,6 +54,34 @@ func TestRun(t *testing.T) {
 		t.Errorf("batch: %+v", r.Batch)
 	}
 }
+
+// What cannot be meant is a usage error before anything is made.
+func TestFlags(t *testing.T) {
+	for _, args := range []string{"--rounds 0", "--rounds -1", "--rounds 1001", "--window 0s", "--window -1s", "--window 2h",
+		"--batch 0", "--batch 99999", "--only everything"} {
+		var out, errs bytes.Buffer
+		env := &cli.Env{Out: &out, Err: &errs, Getenv: os.Getenv, Now: time.Now, Extra: []func(*cli.Env) *cobra.Command{Command}}
+		if code := cli.Run(t.Context(), env, append([]string{"bench"}, strings.Fields(args)...)); code != cli.ExitUsage || out.Len() > 0 {
+			t.Errorf("%s: exit %d, %s%s", args, code, &out, &errs)
+		}
+	}
+}
+
+// An interrupted run says so, without figures and without the daemon's log.
+func TestInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var out bytes.Buffer
+	stop := writer(func([]byte) { cancel() }) // as soon as it measures
+	err := Run(ctx, Options{Window: time.Minute, Only: []string{"bulk"}, Out: &out, Progress: stop})
+	if err == nil || err.Error() != ErrInterrupted.Error() || out.Len() > 0 {
+		t.Errorf("%v, %q", err, &out)
+	}
+}
+
+// A writer is a function that is told what is written.
+type writer func([]byte)
+
+func (w writer) Write(b []byte) (int, error) { w(b); return len(b), nil }
 
 func TestCheckParts(t *testing.T) {
 	for _, names := range [][]string{nil, {"bulk"}, {"batch", "moves", "request"}} {

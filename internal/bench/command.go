@@ -1,6 +1,9 @@
 package bench
 
 import (
+	"fmt"
+	"time"
+
 	"github.com/spf13/cobra"
 
 	"toehold/internal/cli"
@@ -23,10 +26,31 @@ func Command(env *cli.Env) *cobra.Command {
 	cmd.Flags().IntVar(&o.Batch, "batch", defaultBatch, "connections that are moved at once")
 	cmd.Flags().StringSliceVar(&o.Only, "only", nil, "measure only these: bulk, request, moves, batch")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := CheckParts(o.Only); err != nil {
+		if err := o.check(); err != nil {
 			return rig.Usage("%v", err)
 		}
 		return Run(cmd.Context(), o)
 	}
 	return cmd
+}
+
+// Bounds of the flags.
+const (
+	maxRounds = 1000
+	maxBatch  = 15000 // what a device has room for, but for the server's own
+	minWindow = 10 * time.Millisecond
+	maxWindow = time.Hour
+)
+
+// check says what is wrong with the flags, before anything is made.
+func (o *Options) check() error {
+	switch {
+	case o.Rounds < 1 || o.Rounds > maxRounds:
+		return fmt.Errorf("rounds %d is not from 1 to %d", o.Rounds, maxRounds)
+	case o.Window < minWindow || o.Window > maxWindow:
+		return fmt.Errorf("window %v is not from %v to %v", o.Window, minWindow, maxWindow)
+	case o.Batch < 1 || o.Batch > maxBatch:
+		return fmt.Errorf("batch %d is not from 1 to %d", o.Batch, maxBatch)
+	}
+	return CheckParts(o.Only)
 }

@@ -67,10 +67,20 @@ func Doctor() []Check {
 		detail, err := f.try()
 		checks[i] = Check{Name: f.name, OK: err == nil, Detail: detail, Since: f.since}
 		if err != nil {
-			checks[i].Detail, checks[i].Fix = oneLine(err), f.fix
+			checks[i].Detail, checks[i].Fix = oneLine(err), f.remedy(err, os.Geteuid())
 		}
 	}
 	return checks
+}
+
+// remedy is what to do about err. What only root may try says nothing of the
+// kernel.
+func (f *feature) remedy(err error, uid int) string {
+	denied := errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)
+	if denied && uid != 0 {
+		return "run as root: this cannot be checked without"
+	}
+	return f.fix
 }
 
 // oneLine is the first line of an error; the verifier's go on for long.

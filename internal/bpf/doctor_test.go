@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"fmt"
 	"runtime"
 	"strings"
 	"testing"
@@ -50,5 +51,26 @@ func TestDoctorWithoutPrivileges(t *testing.T) {
 	}
 	if failed["kernel"] {
 		t.Error("the kernel's release needs no privilege")
+	}
+}
+
+// Who may not even try is told to become root, and nothing of the kernel.
+func TestRemedy(t *testing.T) {
+	f := feature{fix: "buy another"}
+	for _, tt := range []struct {
+		err  error
+		uid  int
+		root bool
+	}{
+		{unix.EPERM, 1000, true},
+		{fmt.Errorf("open: %w", unix.EACCES), 1000, true},
+		{&MissingFeature{"maps", "5.8", unix.EPERM}, 1000, true},
+		{unix.EPERM, 0, false},
+		{unix.ENOSYS, 1000, false},
+	} {
+		got := f.remedy(tt.err, tt.uid)
+		if root := strings.HasPrefix(got, "run as root"); root != tt.root || !root && got != f.fix {
+			t.Errorf("%v for user %d: %q", tt.err, tt.uid, got)
+		}
 	}
 }
