@@ -21,7 +21,7 @@ var directions = []struct {
 func (b *bench) bulk(ctx context.Context) error {
 	for _, n := range []int{1, 8} {
 		for _, d := range directions {
-			b.progress("bulk, %d connections, the program's direction: %s", n, d.name)
+			b.progress("bulk, connections: %d, the program's direction: %s", n, d.name)
 			if err := b.bulkOf(ctx, n, d.name, d.ask); err != nil {
 				return fmt.Errorf("%d connections, %s: %w", n, d.name, err)
 			}

@@ -67,20 +67,21 @@ func Doctor() []Check {
 		detail, err := f.try()
 		checks[i] = Check{Name: f.name, OK: err == nil, Detail: detail, Since: f.since}
 		if err != nil {
-			checks[i].Detail, checks[i].Fix = oneLine(err), f.remedy(err, os.Geteuid())
+			checks[i].Detail, checks[i].Fix = f.verdict(err, os.Geteuid())
 		}
 	}
 	return checks
 }
 
-// remedy is what to do about err. What only root may try says nothing of the
-// kernel.
-func (f *feature) remedy(err error, uid int) string {
-	denied := errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)
-	if denied && uid != 0 {
-		return "run as root: this cannot be checked without"
+// verdict is what was wrong and what to do about it, for this user. What only
+// root may try says nothing of the kernel, nor do the libraries' guesses.
+func (f *feature) verdict(err error, uid int) (detail, fix string) {
+	for _, denied := range []error{unix.EPERM, unix.EACCES} {
+		if errors.Is(err, denied) && uid != 0 {
+			return denied.Error(), "run as root: this cannot be checked without"
+		}
 	}
-	return f.fix
+	return oneLine(err), f.fix
 }
 
 // oneLine is the first line of an error; the verifier's go on for long.

@@ -55,7 +55,7 @@ func TestDoctorWithoutPrivileges(t *testing.T) {
 }
 
 // Who may not even try is told to become root, and nothing of the kernel.
-func TestRemedy(t *testing.T) {
+func TestVerdict(t *testing.T) {
 	f := feature{fix: "buy another"}
 	for _, tt := range []struct {
 		err  error
@@ -68,9 +68,9 @@ func TestRemedy(t *testing.T) {
 		{unix.EPERM, 0, false},
 		{unix.ENOSYS, 1000, false},
 	} {
-		got := f.remedy(tt.err, tt.uid)
-		if root := strings.HasPrefix(got, "run as root"); root != tt.root || !root && got != f.fix {
-			t.Errorf("%v for user %d: %q", tt.err, tt.uid, got)
+		detail, fix := f.verdict(tt.err, tt.uid)
+		if root := strings.HasPrefix(fix, "run as root"); root != tt.root || !root && (fix != f.fix || detail != tt.err.Error()) {
+			t.Errorf("%v for user %d: %q, %q", tt.err, tt.uid, detail, fix)
 		}
 	}
 }
