@@ -204,6 +204,34 @@ func TestClaimLeftBehind(t *testing.T) {
 	c.release()
 }
 
+// Who sweeps while another claims does not keep it off.
+func TestClaimWhileOthersSweep(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "uplink-1-2.lock")
+	stop, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				sweepClaims(filepath.Dir(path))
+				time.Sleep(holderPause / 5) // daemons do not start all the time
+			}
+		}
+	}()
+	for n := range 100 {
+		c, holder, err := lock(path)
+		if err != nil {
+			t.Errorf("claim %d: %s, %v", n, holder, err)
+			break
+		}
+		c.release()
+	}
+	close(stop)
+	<-ended
+}
+
 // leave writes a lock file as a killed daemon leaves it.
 func leave(t *testing.T, path, text string) {
 	t.Helper()

@@ -41,10 +41,14 @@ func claimUplink(name string, ifindex int) (claim, error) {
 	return c, nil
 }
 
+// lockTries is how often a lock must be found held: a sweep holds it for a
+// moment.
+const lockTries = 4
+
 // lock makes and locks a file; EWOULDBLOCK when another process has it. A file
 // that its holder removed while it was opened here is no lock any more.
 func lock(path string) (c claim, holder string, err error) {
-	for {
+	for tries := 1; ; tries++ {
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return claim{}, "", err
 		}
@@ -58,6 +62,10 @@ func lock(path string) (c claim, holder string, err error) {
 		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 			holder := holderOf(f)
 			f.Close()
+			if tries < lockTries {
+				time.Sleep(holderPause)
+				continue // it was another's sweep perhaps
+			}
 			return claim{}, holder, err
 		}
 		if isAt(f, path) {
