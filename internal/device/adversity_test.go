@@ -350,73 +350,84 @@ func TestWindowsWhenOwnedAgain(t *testing.T) {
 	}
 }
 
+// Whatever frames and commands come, in whatever order, the device neither
+// panics nor keeps a buffer for ever.
 func TestRandomFrames(t *testing.T) {
-	for seed := uint64(1); seed < 400; seed++ {
-		w := newWorld(t, seed, faults{delay: time.Millisecond})
-		w.program.transmit, w.peer.transmit = func([]byte) {}, func([]byte) {}
-		r := rand.New(rand.NewPCG(seed, 1))
-		var s tcb.Snapshot
-		w.state(&s)
-		near := func(v seqnum.Value) seqnum.Value {
-			switch r.IntN(5) {
-			case 0:
-				return v
-			case 1:
-				return v.Add(uint32(r.IntN(3000)))
-			case 2:
-				return v - seqnum.Value(r.IntN(3000))
-			case 3:
-				return v.Add(1<<31 + uint32(r.IntN(7)) - 3)
-			}
-			return seqnum.Value(r.Uint32())
+	for seed := range uint64(400) {
+		randomFrames(t, seed)
+	}
+}
+
+func FuzzFrames(f *testing.F) {
+	f.Add(uint64(1))
+	f.Fuzz(randomFrames)
+}
+
+func randomFrames(t *testing.T, seed uint64) {
+	w := newWorld(t, seed, faults{delay: time.Millisecond})
+	w.program.transmit, w.peer.transmit = func([]byte) {}, func([]byte) {}
+	r := rand.New(rand.NewPCG(seed, 1))
+	var s tcb.Snapshot
+	w.state(&s)
+	near := func(v seqnum.Value) seqnum.Value {
+		switch r.IntN(5) {
+		case 0:
+			return v
+		case 1:
+			return v.Add(uint32(r.IntN(3000)))
+		case 2:
+			return v - seqnum.Value(r.IntN(3000))
+		case 3:
+			return v.Add(1<<31 + uint32(r.IntN(7)) - 3)
 		}
-		id := w.admit()
-		for n := range 200 {
-			if n == 20 || n > 20 && r.IntN(30) == 0 {
-				w.ownIt(id)
-			}
-			if n > 30 && r.IntN(40) == 0 {
-				w.command(abi.Pass, id)
-			}
-			var out wire.Out
-			fromPeer := r.IntN(2) == 0
-			tmpl, a, b := &w.peer.template, s.RcvNxt, s.SndNxt
-			if !fromPeer {
-				tmpl, a, b = &w.program.template, s.SndNxt, s.RcvNxt
-			}
-			out.Seq, out.Ack, out.Window = near(a), near(b), uint16(r.Uint32())
-			out.Flags = wire.ACK
-			if r.IntN(4) == 0 {
-				out.Flags = uint8(r.Uint32())
-			}
-			out.TSOK, out.TSVal = r.IntN(2) == 0, s.TSRecent+uint32(r.IntN(100))
-			if l := r.IntN(4); l > 0 {
-				buf := w.peer.pool.Get(2000)
-				k := uint32(r.IntN(1800))
-				out.Pieces[0], out.NPieces, out.Length = frame.Span{Buf: buf, Len: k}, 1, k
-			}
-			var h [wire.MaxHeaders]byte
-			f := bytes.Clone(h[:tmpl.Build(h[:], &out)])
-			f = append(f, make([]byte, out.Length)...)
-			if fromPeer {
-				give(t, w.kernelUplink, w.bare(f))
-			} else {
-				give(t, w.kernelHost, f)
-			}
-			w.device.Turn(w.now)
-			w.carry(w.kernelUplink, func([]byte) {})
-			w.carry(w.kernelHost, func([]byte) {})
-			w.now = w.now.Add(time.Duration(r.IntN(300)) * time.Millisecond)
+		return seqnum.Value(r.Uint32())
+	}
+	id := w.admit()
+	for n := range 200 {
+		if n == 20 || n > 20 && r.IntN(30) == 0 {
+			w.ownIt(id)
 		}
-		w.command(abi.Release, id)
-		for range 4 {
-			w.device.Turn(w.now)
-			w.carry(w.kernelUplink, func([]byte) {})
-			w.carry(w.kernelHost, func([]byte) {})
+		if n > 30 && r.IntN(40) == 0 {
+			w.command(abi.Pass, id)
 		}
-		if u := w.device.pool.Used(); u != 0 {
-			t.Fatalf("seed %d: %d octets leaked", seed, u)
+		var out wire.Out
+		fromPeer := r.IntN(2) == 0
+		tmpl, a, b := &w.peer.template, s.RcvNxt, s.SndNxt
+		if !fromPeer {
+			tmpl, a, b = &w.program.template, s.SndNxt, s.RcvNxt
 		}
+		out.Seq, out.Ack, out.Window = near(a), near(b), uint16(r.Uint32())
+		out.Flags = wire.ACK
+		if r.IntN(4) == 0 {
+			out.Flags = uint8(r.Uint32())
+		}
+		out.TSOK, out.TSVal = r.IntN(2) == 0, s.TSRecent+uint32(r.IntN(100))
+		if l := r.IntN(4); l > 0 {
+			buf := w.peer.pool.Get(2000)
+			k := uint32(r.IntN(1800))
+			out.Pieces[0], out.NPieces, out.Length = frame.Span{Buf: buf, Len: k}, 1, k
+		}
+		var h [wire.MaxHeaders]byte
+		f := bytes.Clone(h[:tmpl.Build(h[:], &out)])
+		f = append(f, make([]byte, out.Length)...)
+		if fromPeer {
+			give(t, w.kernelUplink, w.bare(f))
+		} else {
+			give(t, w.kernelHost, f)
+		}
+		w.device.Turn(w.now)
+		w.carry(w.kernelUplink, func([]byte) {})
+		w.carry(w.kernelHost, func([]byte) {})
+		w.now = w.now.Add(time.Duration(r.IntN(300)) * time.Millisecond)
+	}
+	w.command(abi.Release, id)
+	for range 4 {
+		w.device.Turn(w.now)
+		w.carry(w.kernelUplink, func([]byte) {})
+		w.carry(w.kernelHost, func([]byte) {})
+	}
+	if u := w.device.pool.Used(); u != 0 {
+		t.Fatalf("seed %d: %d octets leaked", seed, u)
 	}
 }
 
