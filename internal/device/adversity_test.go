@@ -140,9 +140,9 @@ func TestALostWindowUpdate(t *testing.T) {
 	}
 }
 
-func TestAResetWhileTheUplinkIsBlocked(t *testing.T) {
-	w := plainWorld(t, true, true)
-	w.ownNow()
+// blockUplink fills the uplink until it takes nothing more.
+func (w *world) blockUplink() {
+	w.t.Helper()
 	d := w.device
 	junk := make([]byte, 60)
 	for range 1024 + 64 { // the uplink's queue is full
@@ -154,8 +154,15 @@ func TestAResetWhileTheUplinkIsBlocked(t *testing.T) {
 		}
 	}
 	if d.uplink.Pending() < queueRoom {
-		t.Fatal("not blocked", d.uplink.Pending())
+		w.t.Fatal("not blocked", d.uplink.Pending())
 	}
+}
+
+func TestAResetWhileTheUplinkIsBlocked(t *testing.T) {
+	w := plainWorld(t, true, true)
+	w.ownNow()
+	d := w.device
+	w.blockUplink()
 	var s tcb.Snapshot
 	w.state(&s)
 	w.forged(s.RcvNxt, s.SndNxt, wire.RST|wire.ACK, s.TSRecent+1, true)
@@ -173,6 +180,56 @@ func TestAResetWhileTheUplinkIsBlocked(t *testing.T) {
 	}
 	if !w.program.reset {
 		t.Error("the peer's RST never reached S")
+	}
+}
+
+// fromS hands the device a frame that S sends.
+func (w *world) fromS(flags uint8) {
+	var s tcb.Snapshot
+	w.state(&s)
+	var h [wire.MaxHeaders]byte
+	var out wire.Out
+	out.Seq, out.Ack, out.Flags, out.Window = s.SndNxt, s.RcvNxt, flags, 1000
+	out.TSOK, out.TSVal = true, uint32(w.now.Milliseconds())+s.TSOffset
+	w.fromProgram(bytes.Clone(h[:w.program.template.Build(h[:], &out)]))
+}
+
+// S's RST, which it sends but once, waits for room too.
+func TestAResetOfSWhileTheUplinkIsBlocked(t *testing.T) {
+	w := plainWorld(t, true, true)
+	w.ownNow()
+	w.blockUplink()
+	w.fromS(wire.RST | wire.ACK)
+	w.device.Turn(w.now)
+	if a, ok := w.answer(abi.Notice); ok {
+		t.Errorf("said %v before the RST was sent", a.Reason)
+	}
+	for range 5 {
+		w.carry(w.kernelUplink, w.peerReceives)
+		w.device.Turn(w.now)
+	}
+	if a, ok := w.answer(abi.Notice); !ok || a.Reason != abi.ResetByProgram {
+		t.Errorf("notice %v, %v", ok, a.Reason)
+	}
+	if !w.peer.reset {
+		t.Error("S's RST never reached the peer")
+	}
+}
+
+// A SYN of S means that the name is another connection's now.
+func TestASYNOfS(t *testing.T) {
+	w := plainWorld(t, true, true)
+	w.ownNow()
+	w.fromS(wire.SYN)
+	passed := 0
+	w.device.Turn(w.now)
+	w.carry(w.kernelUplink, func(b []byte) {
+		if b[wire.VNetLen+etherLen+20+13] == wire.SYN {
+			passed++
+		}
+	})
+	if a, ok := w.answer(abi.Notice); !ok || a.Reason != abi.Closed || passed != 1 {
+		t.Errorf("notice %v, %v; %d SYNs passed", ok, a.Reason, passed)
 	}
 }
 
