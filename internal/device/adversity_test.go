@@ -233,6 +233,27 @@ func TestASYNOfS(t *testing.T) {
 	}
 }
 
+// Urgent data sends a connection home, but only in a segment that the peer can
+// have sent.
+func TestUrgentData(t *testing.T) {
+	for _, forged := range []bool{true, false} {
+		w := plainWorld(t, true, true)
+		w.ownNow()
+		var s tcb.Snapshot
+		w.state(&s)
+		seq := s.RcvNxt
+		if forged {
+			seq += 1 << 30
+		}
+		w.forged(seq, s.SndNxt, wire.ACK|wire.URG, s.TSRecent+1, true)
+		w.turnDevice()
+		a, said := w.answer(abi.Notice)
+		if said == forged || said && a.Reason != abi.UrgentData {
+			t.Errorf("forged %v: notice %v, %v", forged, said, a.Reason)
+		}
+	}
+}
+
 func TestTheLimitOfMemory(t *testing.T) {
 	for _, writes := range []int{300, 600} {
 		w := plainWorld(t, true, true)

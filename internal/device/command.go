@@ -83,7 +83,7 @@ func (d *Device) admit(batch uint32, o abi.Offer) {
 	d.free = d.free[:len(d.free)-1]
 	s := &d.slots[index]
 	s.generation += d.step
-	c := &conn{id: abi.MakeHWID(index, s.generation), key: o.Key, place: abi.PlacePassing, offer: o}
+	c := &conn{id: abi.MakeHWID(index, s.generation), key: o.Key, place: abi.PlacePassing}
 	c.timer.conn = c
 	s.conn = c
 	d.flows[c.key] = c

@@ -15,7 +15,6 @@ type conn struct {
 	id    abi.HWID
 	key   flow.Key // as the program's host sees it
 	place uint8    // abi.Place...
-	offer abi.Offer
 
 	toPeer, toHost side
 

@@ -118,19 +118,18 @@ func (c *conn) pump() {
 
 // fromPeer handles a frame of the peer of an owned connection.
 func (d *Device) fromPeer(now mono.Time, c *conn, p *wire.Packet, raw rawFrame) {
-	if p.Seg.Flags&wire.URG != 0 {
+	ev := c.wire.Receive(now, &p.Seg)
+	switch {
+	case ev&tcp.Urgent != 0:
 		d.giveBack(now, c, abi.UrgentData)
 		d.passFromWire(now, c, p, raw)
 		return
-	}
-	if p.Seg.Size != 0 {
-		c.host.SetMSS(uint32(p.Seg.Size))
-	}
-	ev := c.wire.Receive(now, &p.Seg)
-	if ev&tcp.OutOfStep != 0 {
+	case ev&tcp.OutOfStep != 0:
 		d.outOfStep(now, c)
 		d.passFromWire(now, c, p, raw)
 		return
+	case p.Seg.Size != 0 && ev&tcp.Dropped == 0:
+		c.host.SetMSS(uint32(p.Seg.Size))
 	}
 	if ev&tcp.Reset != 0 {
 		c.host.Abort()
