@@ -21,6 +21,7 @@ const (
 	MaxShift  = 14          // RFC 7323, section 2.3
 	MinMSS    = 8           // Linux TCP_MIN_SND_MSS without 40 octets of options
 	MaxMSS    = 65495       // what an IPv4 packet holds
+	MaxName   = 15          // octets, Linux TCP_CA_NAME_MAX with its zero
 )
 
 // A Snapshot is a connection at rest.
@@ -39,6 +40,10 @@ const (
 //  7. Every span has a buffer, at least one octet, and lies in its buffer.
 //  8. SndWnd is at most MaxWindow, the shifts at most MaxShift, MSS from
 //     MinMSS to MaxMSS, no duration negative.
+//  9. Sacked is in order, disjoint, within SndUna to SndNxt, without an empty
+//     range, and empty without SACK.
+//  10. CC is at most MaxName octets, CCState keeps its own promises.
+//  11. EchoCE and CWRDue are false without ECN.
 //
 // Code that builds one from outside (a kernel socket, shared memory) calls
 // Check first; so does an engine that restores one.
@@ -60,12 +65,27 @@ type Snapshot struct {
 	TSOffset uint32 // ms; TSval is uint32(now.Milliseconds()) + TSOffset
 	TSRecent uint32 // the peer's timestamp to echo (RFC 7323, section 4.3)
 	TSEcr    uint32 // the last timestamp that the peer echoed
+	// TSRecentAge is how long ago TSRecent was set (RFC 7323, section 5.5).
+	TSRecentAge time.Duration
 
 	SRTT, RTTVar time.Duration // 0: not measured
-	RTO          time.Duration // 0: from SRTT and RTTVar
+	RTO          time.Duration // before back-off; 0: from SRTT and RTTVar
+	MinRTT       time.Duration // the least that was measured lately; 0: not measured
+	Backoff      uint8         // timeouts in a row: RTO is doubled so often (RFC 6298, rule 5.5)
+	Probes       uint8         // window and keepalive probes in a row without an answer
 
-	Cwnd     uint32 // segments, 0: initial window
-	Ssthresh uint32 // segments, NoThreshold or 0: never set
+	Cwnd     uint32  // segments, 0: initial window
+	Ssthresh uint32  // segments, NoThreshold or 0: never set
+	CC       string  // congestion control by Linux's name, "": not told
+	CCState  CCState // its private state, as far as it is known
+
+	Sacked         []seqnum.Range // of Unacked, what the peer has selectively acknowledged (RFC 2018)
+	ReorderingSeen bool           // RACK.reordering_seen (RFC 8985, section 5.2)
+	ReoWndMult     uint8          // RACK.reo_wnd_mult, 0 as 1
+
+	ECN    bool // negotiated (RFC 3168)
+	EchoCE bool // ECE goes on every acknowledgment until the peer's CWR comes
+	CWRDue bool // the window was reduced for an ECE: the next new data carries CWR
 
 	FINQueued bool // a FIN is to follow Unsent
 	FINSent   bool // a FIN was sent: SndNxt is after it
@@ -90,6 +110,7 @@ func (s *Snapshot) FINAcked() bool { return s.FINSent && s.SndUna == s.SndNxt }
 func (s *Snapshot) Check() error {
 	for i, keep := range [...]func() error{
 		s.checkState, s.checkSend, s.checkUnacked, s.checkFIN, s.checkReceive, s.checkOOO, s.checkSpans, s.checkLimits,
+		s.checkSacked, s.checkCC, s.checkECN,
 	} {
 		if err := keep(); err != nil {
 			return fmt.Errorf("snapshot breaks promise %d: %w", i+1, err)
@@ -194,8 +215,39 @@ func (s *Snapshot) checkLimits() error {
 		return fmt.Errorf("window shifts %d, %d", s.SndWscale, s.RcvWscale)
 	case s.MSS < MinMSS || s.MSS > MaxMSS:
 		return fmt.Errorf("segment size %d", s.MSS)
-	case s.SRTT < 0 || s.RTTVar < 0 || s.RTO < 0:
-		return fmt.Errorf("srtt %v, rttvar %v, rto %v", s.SRTT, s.RTTVar, s.RTO)
+	case s.SRTT < 0 || s.RTTVar < 0 || s.RTO < 0 || s.MinRTT < 0:
+		return fmt.Errorf("srtt %v, rttvar %v, rto %v, least rtt %v", s.SRTT, s.RTTVar, s.RTO, s.MinRTT)
+	case s.TSRecentAge < 0:
+		return fmt.Errorf("age of the timestamp to echo %v", s.TSRecentAge)
+	}
+	return nil
+}
+
+func (s *Snapshot) checkSacked() error {
+	if !s.SACK && len(s.Sacked) > 0 {
+		return fmt.Errorf("%d ranges selectively acknowledged without SACK", len(s.Sacked))
+	}
+	next, end := uint32(0), s.SndNxt.Sub(s.SndUna) // distances from SndUna
+	for i, r := range s.Sacked {
+		lo, hi := r.Lo.Sub(s.SndUna), r.Hi.Sub(s.SndUna)
+		if lo < next || hi <= lo || hi > end {
+			return fmt.Errorf("selectively acknowledged range %d from %d to %d, snd.una %d, snd.nxt %d", i, r.Lo, r.Hi, s.SndUna, s.SndNxt)
+		}
+		next = hi
+	}
+	return nil
+}
+
+func (s *Snapshot) checkCC() error {
+	if len(s.CC) > MaxName {
+		return fmt.Errorf("congestion control with a name of %d octets", len(s.CC))
+	}
+	return s.CCState.check()
+}
+
+func (s *Snapshot) checkECN() error {
+	if !s.ECN && (s.EchoCE || s.CWRDue) {
+		return fmt.Errorf("echo of CE %v, CWR due %v without ECN", s.EchoCE, s.CWRDue)
 	}
 	return nil
 }

@@ -1,10 +1,13 @@
 package tcb
 
 import (
+	"math"
 	"strings"
 	"testing"
+	"time"
 
 	"toehold/internal/frame"
+	"toehold/internal/seqnum"
 )
 
 func span(n uint32) frame.Span {
@@ -20,6 +23,9 @@ func bulk() *Snapshot {
 		Unacked:    []frame.Span{span(0x100), span(0x100)},
 		Unsent:     []frame.Span{span(7)},
 		OutOfOrder: []OOOSpan{{0x30, span(16)}, {0x40, span(1)}, {0x80, span(5)}},
+		Sacked:     []seqnum.Range{{Lo: 0xffffff10, Hi: 0xffffff20}, {Lo: 0xffffff80, Hi: 0x10}, {Lo: 0x10, Hi: 0x100}},
+		CC:         "cubic", CCState: CCState{Cubic: Cubic{WMax: 12.5, InEpoch: true, Epoch: time.Second}},
+		ECN: true, EchoCE: true, CWRDue: true,
 	}
 }
 
@@ -41,7 +47,7 @@ func TestCheck(t *testing.T) {
 		{"FIN sent", func(s *Snapshot) { s.State, s.FINSent, s.SndNxt, s.Unsent = FinWait1, true, 0x101, nil }, ""},
 		{"FIN sent while established", func(s *Snapshot) { s.FINSent, s.SndNxt, s.Unsent = true, 0x101, nil }, "snapshot breaks promise 1"},
 		{"FIN acknowledged", func(s *Snapshot) {
-			s.State, s.FINSent, s.SndUna, s.Unacked, s.Unsent = FinWait2, true, s.SndNxt, nil, nil
+			s.State, s.FINSent, s.SndUna, s.Unacked, s.Unsent, s.Sacked = FinWait2, true, s.SndNxt, nil, nil, nil
 		}, ""},
 		{"FIN acknowledged, still fin-wait-1", func(s *Snapshot) {
 			s.State, s.FINSent, s.SndUna, s.Unacked, s.Unsent = FinWait1, true, s.SndNxt, nil, nil
@@ -72,6 +78,29 @@ func TestCheck(t *testing.T) {
 		{"shift", func(s *Snapshot) { s.RcvWscale = 15 }, "snapshot breaks promise 8"},
 		{"segment size 0", func(s *Snapshot) { s.MSS = 0 }, "snapshot breaks promise 8"},
 		{"segment size", func(s *Snapshot) { s.MSS = 65536 }, "snapshot breaks promise 8"},
+		{"negative least rtt", func(s *Snapshot) { s.MinRTT = -1 }, "snapshot breaks promise 8"},
+		{"timestamp from the future", func(s *Snapshot) { s.TSRecentAge = -1 }, "snapshot breaks promise 8"},
+		{"SACK without SACK", func(s *Snapshot) { s.SACK = false }, "snapshot breaks promise 9"},
+		{"SACK of nothing", func(s *Snapshot) { s.Sacked[1].Hi = s.Sacked[1].Lo }, "snapshot breaks promise 9"},
+		{"SACK turned round", func(s *Snapshot) { s.Sacked[0] = seqnum.Range{Lo: 0xffffff20, Hi: 0xffffff10} }, "snapshot breaks promise 9"},
+		{"SACK overlaps", func(s *Snapshot) { s.Sacked[1].Lo = 0xffffff1f }, "snapshot breaks promise 9"},
+		{"SACK not sorted", func(s *Snapshot) { s.Sacked[0], s.Sacked[1] = s.Sacked[1], s.Sacked[0] }, "snapshot breaks promise 9"},
+		{"SACK from snd.una", func(s *Snapshot) { s.Sacked[0].Lo = s.SndUna }, ""},
+		{"SACK before snd.una", func(s *Snapshot) { s.Sacked[0].Lo = s.SndUna - 1 }, "snapshot breaks promise 9"},
+		{"SACK after snd.nxt", func(s *Snapshot) { s.Sacked[2].Hi = s.SndNxt + 1 }, "snapshot breaks promise 9"},
+		{"name", func(s *Snapshot) { s.CC = "a_name_of_sixteen" }, "snapshot breaks promise 10"},
+		{"window not a number", func(s *Snapshot) { s.CCState.Cubic.WMax = math.NaN() }, "snapshot breaks promise 10"},
+		{"window without end", func(s *Snapshot) { s.CCState.Cubic.WEst = math.Inf(1) }, "snapshot breaks promise 10"},
+		{"negative window", func(s *Snapshot) { s.CCState.Cubic.Origin = -1 }, "snapshot breaks promise 10"},
+		{"epoch from the future", func(s *Snapshot) { s.CCState.Cubic.Epoch = -1 }, "snapshot breaks promise 10"},
+		{"gain", func(s *Snapshot) { s.CCState.BBR.PacingGain = math.Inf(1) }, "snapshot breaks promise 10"},
+		{"age", func(s *Snapshot) { s.CCState.BBR.MinRTTAge = -1 }, "snapshot breaks promise 10"},
+		{"mode", func(s *Snapshot) { s.CCState.BBR.Mode = 4 }, "snapshot breaks promise 10"},
+		{"phase", func(s *Snapshot) { s.CCState.BBR.CycleIndex = 8 }, "snapshot breaks promise 10"},
+		{"alpha 1", func(s *Snapshot) { s.CCState.DCTCP.Alpha = 1 }, ""},
+		{"alpha", func(s *Snapshot) { s.CCState.DCTCP.Alpha = 1.01 }, "snapshot breaks promise 10"},
+		{"echo without ECN", func(s *Snapshot) { s.ECN, s.CWRDue = false, false }, "snapshot breaks promise 11"},
+		{"CWR without ECN", func(s *Snapshot) { s.ECN, s.EchoCE = false, false }, "snapshot breaks promise 11"},
 		{"negative time", func(s *Snapshot) { s.RTTVar = -1 }, "snapshot breaks promise 8"},
 	}
 	for _, tt := range tests {
