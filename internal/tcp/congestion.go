@@ -7,50 +7,101 @@ import (
 	"toehold/internal/tcb"
 )
 
-// A congestionKind is a congestion control algorithm.
-type congestionKind uint8
-
-const (
-	cubicKind congestionKind = iota
-	renoKind
-	noKind
-)
-
-var congestionKinds = map[string]congestionKind{"": cubicKind, "cubic": cubicKind, "reno": renoKind, "none": noKind}
-
 const (
 	initialWindow = 10      // segments, RFC 6928
 	unlimited     = 1 << 30 // octets
 )
 
+// An algorithm is a congestion control. It sets the window of the congestion
+// that it is given, in octets, and keeps what it needs beside that in itself.
+type algorithm interface {
+	// observe sees every acknowledgment, in any phase, before anything is made of it.
+	observe(g *congestion, s sample)
+	// grow raises the window for s.acked octets. It is called outside of fast
+	// recovery, and only when the window limited what was sent.
+	grow(g *congestion, s sample)
+	// threshold returns ssthresh in octets as a reduction begins, by a loss
+	// or by ECN, with flight octets in flight.
+	threshold(g *congestion, flight uint32) uint32
+	// event tells what happened to the window beside acknowledgments.
+	event(g *congestion, now mono.Time, e happening)
+	// save and load cross to another stack with the connection. What load
+	// does not find is zero; a value out of range must do no harm.
+	save(now mono.Time, s *tcb.Snapshot)
+	load(now mono.Time, s *tcb.Snapshot)
+}
+
+// A controller is an algorithm that sets window and pacing rate by itself with
+// every acknowledgment, in recovery too (Linux tcp_congestion_ops.cong_control).
+// Its grow is never called.
+type controller interface {
+	algorithm
+	control(g *congestion, s sample)
+}
+
+// A happening is an event that an algorithm is told of.
+type happening uint8
+
+const (
+	beganRecovery happening = iota // fast recovery, after threshold
+	beganLoss                      // a retransmission timeout, after threshold
+	beganCWR                       // a reduction for ECN, after threshold
+	ended                          // of any of these, when all that was in flight is acknowledged
+	undone                         // the reduction was for nothing: window and threshold are as before
+	restarted                      // sending after idleness of more than a timeout
+	resized                        // g.mss changed
+)
+
+// algorithms by name; nil is no congestion control, for the hop to the
+// program's socket.
+var algorithms = map[string]func() algorithm{
+	"":      func() algorithm { return new(cubic) },
+	"cubic": func() algorithm { return new(cubic) },
+	"reno":  func() algorithm { return new(reno) },
+	"none":  func() algorithm { return nil },
+}
+
+// Supports reports whether name is a congestion control that a Conn can have
+// (tcp_congestion_ops.name of the same in Linux).
+func Supports(name string) bool {
+	_, ok := algorithms[name]
+	return ok && name != "" && name != "none"
+}
+
 // congestion is the congestion window, in octets (RFC 5681).
 type congestion struct {
 	cwnd, ssthresh uint32 // ssthresh unlimited: never set
 	mss            uint32
-	credit         uint32 // octets acknowledged towards the next increase, Reno
-	kind           congestionKind
-	limited        bool // cwnd kept something from being sent since the last acknowledgment
-	cubic          cubicState
+	priorCwnd      uint32 // before the reduction that is under way
+	priorSsthresh  uint32
+	limited        bool   // cwnd kept something from being sent since the last acknowledgment
+	pacing         uint64 // octets a second that may leave, 0: not paced
+	algorithm      algorithm
 }
 
-func (g *congestion) restore(kind congestionKind, s *tcb.Snapshot) {
-	*g = congestion{kind: kind, mss: s.MSS, cwnd: g.octets(s.Cwnd, s.MSS), ssthresh: g.octets(s.Ssthresh, s.MSS)}
+func (g *congestion) restore(now mono.Time, a algorithm, s *tcb.Snapshot) {
+	*g = congestion{algorithm: a, mss: s.MSS, cwnd: octetsOf(s.Cwnd, s.MSS), ssthresh: octetsOf(s.Ssthresh, s.MSS)}
 	if s.Cwnd == 0 {
 		g.cwnd = initialWindow * s.MSS
 	}
 	if s.Ssthresh == 0 || s.Ssthresh >= tcb.NoThreshold {
 		g.ssthresh = unlimited
 	}
-	if kind == noKind {
+	if a == nil {
 		g.cwnd = unlimited
+		return
+	}
+	a.load(now, s)
+}
+
+func (g *congestion) snapshot(now mono.Time, s *tcb.Snapshot) {
+	s.Cwnd, s.Ssthresh = g.segments(g.cwnd), g.segments(g.ssthresh)
+	if g.algorithm != nil {
+		g.algorithm.save(now, s)
 	}
 }
 
-func (g *congestion) snapshot(s *tcb.Snapshot) {
-	s.Cwnd, s.Ssthresh = g.segments(g.cwnd), g.segments(g.ssthresh)
-}
-
-func (g *congestion) octets(segments, mss uint32) uint32 {
+func octetsOf(segments, mss uint32) uint32 {
 	return uint32(min(uint64(segments)*uint64(mss), unlimited))
 }
 
@@ -67,86 +118,86 @@ func (g *congestion) floor(mss uint32) {
 	g.cwnd, g.ssthresh = max(g.cwnd, mss), max(g.ssthresh, 2*mss)
 }
 
-// onAck grows the window by acked octets, outside of fast recovery. A window
-// that did not limit anything says nothing about the path and does not grow
-// (RFC 7661; as Linux, tcp_is_cwnd_limited).
-func (g *congestion) onAck(now mono.Time, acked, mss uint32, srtt time.Duration) {
-	if g.kind == noKind || !g.limited {
+func (g *congestion) tell(now mono.Time, e happening) {
+	if g.algorithm != nil {
+		g.algorithm.event(g, now, e)
+	}
+}
+
+// observe is the first look at an acknowledgment.
+func (g *congestion) observe(s sample) {
+	if g.algorithm != nil {
+		g.algorithm.observe(g, s)
+	}
+}
+
+// control lets an algorithm that controls everything do so, and reports
+// whether it is one.
+func (g *congestion) control(s sample) bool {
+	c, ok := g.algorithm.(controller)
+	if ok {
+		c.control(g, s)
+	}
+	return ok
+}
+
+// onAck grows the window, outside of fast recovery. A window that did not
+// limit anything says nothing about the path and does not grow (RFC 7661; as
+// Linux, tcp_is_cwnd_limited).
+func (g *congestion) onAck(s sample) {
+	if g.algorithm == nil || !g.limited {
 		return
 	}
 	g.limited = false
-	if g.cwnd < g.ssthresh {
-		n := min(acked, g.ssthresh-g.cwnd)
-		g.grow(n)
-		acked -= n
-	}
-	if acked == 0 {
-		return
-	}
-	if g.kind == cubicKind {
-		g.grow(g.cubic.increase(now, acked, g.cwnd, mss, srtt))
-		return
-	}
-	g.grow(g.renoIncrease(acked, mss))
+	g.algorithm.grow(g, s)
 }
 
-func (g *congestion) grow(n uint32) { g.cwnd = min(g.cwnd+n, unlimited-1) }
+// slowStart grows the window up to ssthresh and returns how many of the acked
+// octets are left for congestion avoidance.
+func (g *congestion) slowStart(acked uint32) uint32 {
+	if g.cwnd >= g.ssthresh {
+		return acked
+	}
+	n := min(acked, g.ssthresh-g.cwnd)
+	g.raise(n)
+	return acked - n
+}
 
-// onLoss reduces the window as fast recovery begins.
-func (g *congestion) onLoss(flight, mss uint32) {
-	if g.kind == noKind {
+func (g *congestion) raise(n uint32) { g.cwnd = min(g.cwnd+n, unlimited-1) }
+
+// reduce begins a reduction: ssthresh is set, the window itself is for the
+// caller to bring down.
+func (g *congestion) reduce(now mono.Time, flight uint32, e happening) {
+	if g.algorithm == nil {
 		return
 	}
-	g.reduce(flight, mss)
-	g.cwnd = g.ssthresh
+	g.priorCwnd, g.priorSsthresh = g.cwnd, g.ssthresh
+	g.ssthresh = g.algorithm.threshold(g, flight)
+	g.tell(now, e)
 }
 
-// onTimeout reduces the window to one segment (RFC 5681, section 3.1).
-func (g *congestion) onTimeout(flight, mss uint32) {
-	if g.kind == noKind {
+// undo takes a reduction back (RFC 4015, section 3.2; Linux tcp_undo_cwnd_reduction).
+func (g *congestion) undo(now mono.Time) {
+	if g.algorithm == nil {
 		return
 	}
-	g.reduce(flight, mss)
-	g.cwnd = mss
-}
-
-// restart is a further timeout: the threshold stays (RFC 5681, section 3.1).
-func (g *congestion) restart(mss uint32) {
-	if g.kind != noKind {
-		g.cwnd = mss
-	}
-}
-
-// reduce sets ssthresh.
-func (g *congestion) reduce(flight, mss uint32) {
-	g.credit = 0
-	if g.kind == cubicKind {
-		g.ssthresh = g.cubic.reduce(g.cwnd, mss)
-		return
-	}
-	g.ssthresh = renoThreshold(flight, mss)
-}
-
-// settle is the end of fast recovery.
-func (g *congestion) settle() {
-	if g.kind != noKind {
-		g.cwnd = min(g.cwnd, g.ssthresh)
-	}
+	g.cwnd, g.ssthresh = max(g.cwnd, g.priorCwnd), max(g.ssthresh, g.priorSsthresh)
+	g.tell(now, undone)
 }
 
 // idle halves the window for each timeout that nothing was sent for, down to
 // the initial one (RFC 5681, section 4.1; RFC 2861 as in Linux).
-func (g *congestion) idle(since, rto time.Duration, mss uint32) {
-	if g.kind == noKind || since <= rto {
+func (g *congestion) idle(now mono.Time, since, rto time.Duration) {
+	if g.algorithm == nil || since <= rto {
 		return
 	}
 	if g.ssthresh < unlimited {
 		g.ssthresh = max(g.ssthresh, g.cwnd/4*3)
 	}
-	floor := min(initialWindow*mss, g.cwnd)
+	floor := min(initialWindow*g.mss, g.cwnd)
 	for ; since > rto && g.cwnd > floor; since -= rto {
 		g.cwnd /= 2
 	}
 	g.cwnd = max(g.cwnd, floor)
-	g.cubic.epoch = 0
+	g.tell(now, restarted)
 }

@@ -11,16 +11,33 @@ import (
 
 const testMSS = 1000
 
+// noon is when the tests of this package's insides happen.
+const noon = mono.Time(time.Hour)
+
 // drive lets a window be acknowledged once each rtt for d, and returns it in
 // segments.
 func drive(g *congestion, now mono.Time, rtt, d time.Duration) float64 {
 	for end := now.Add(d); now < end; now = now.Add(rtt) {
 		for left := g.cwnd; left > 0; left -= min(left, testMSS) {
 			g.limited = true
-			g.onAck(now, min(left, testMSS), testMSS, rtt)
+			g.onAck(sample{now: now, acked: min(left, testMSS), srtt: rtt})
 		}
 	}
 	return float64(g.cwnd) / testMSS
+}
+
+// lose is a reduction after a loss.
+func lose(g *congestion) {
+	g.reduce(noon, g.cwnd, beganRecovery)
+	g.cwnd = g.ssthresh
+}
+
+// copied returns a copy of g with an algorithm of its own.
+func copied(g *congestion) congestion {
+	c := *g
+	q := *g.algorithm.(*cubic)
+	c.algorithm = &q
+	return c
 }
 
 func near(got, want, part float64) bool { return math.Abs(got-want) <= part*want }
@@ -29,22 +46,22 @@ func near(got, want, part float64) bool { return math.Abs(got-want) <= part*want
 // current window size to W_max", K = cbrt((W_max - cwnd_epoch) / C).
 func TestCubicComesBackAfterK(t *testing.T) {
 	var g congestion
-	g.restore(cubicKind, &tcb.Snapshot{MSS: testMSS, Cwnd: 1000, Ssthresh: 1000})
-	g.onLoss(0, testMSS)
+	g.restore(noon, new(cubic), &tcb.Snapshot{MSS: testMSS, Cwnd: 1000, Ssthresh: 1000})
+	lose(&g)
 	if g.cwnd != 700*testMSS || g.ssthresh != 700*testMSS {
 		t.Fatalf("after a loss: cwnd %d, ssthresh %d", g.cwnd, g.ssthresh)
 	}
 	k := time.Duration(math.Cbrt(300/cubicC) * float64(time.Second))
 	start := mono.Time(time.Hour)
-	half := g
+	half := copied(&g)
 	if w := drive(&half, start, 100*time.Millisecond, k/2); !near(w, 1000-300.0/8, 0.01) {
 		t.Errorf("%.0f segments after half of K, want about %.0f: concave", w, 1000-300.0/8)
 	}
-	whole := g
+	whole := copied(&g)
 	if w := drive(&whole, start, 100*time.Millisecond, k); !near(w, 1000, 0.01) {
 		t.Errorf("%.0f segments after K, want 1000", w)
 	}
-	more := g
+	more := copied(&g)
 	if w := drive(&more, start, 100*time.Millisecond, 2*k); !near(w, 1300, 0.03) {
 		t.Errorf("%.0f segments after 2 K, want 1300: convex", w)
 	}
@@ -52,7 +69,7 @@ func TestCubicComesBackAfterK(t *testing.T) {
 
 // Section 4.7: "With fast convergence ... W_max is further reduced".
 func TestCubicFastConvergence(t *testing.T) {
-	var q cubicState
+	var q cubic
 	q.reduce(100*testMSS, testMSS)
 	q.reduce(70*testMSS, testMSS)
 	if !near(q.wMax, 70*(1+cubicBeta)/2, 1e-9) {
@@ -70,8 +87,8 @@ func TestCubicFastConvergence(t *testing.T) {
 // Section 4.3: on short paths CUBIC grows as Reno with alpha would.
 func TestCubicIsNoSlowerThanReno(t *testing.T) {
 	var g congestion
-	g.restore(cubicKind, &tcb.Snapshot{MSS: testMSS, Cwnd: 20, Ssthresh: 20})
-	g.onLoss(0, testMSS)
+	g.restore(noon, new(cubic), &tcb.Snapshot{MSS: testMSS, Cwnd: 20, Ssthresh: 20})
+	lose(&g)
 	rounds := 200.0
 	w := drive(&g, mono.Time(time.Hour), time.Millisecond, time.Duration(rounds)*time.Millisecond)
 	slow := 14 + cubicAlpha*6/cubicAlpha + (rounds - 6/cubicAlpha) // alpha to cwnd_prior, then 1 a round
@@ -83,22 +100,22 @@ func TestCubicIsNoSlowerThanReno(t *testing.T) {
 // RFC 5681, section 3.1: one segment each round trip.
 func TestRenoGrowsByASegmentARound(t *testing.T) {
 	var g congestion
-	g.restore(renoKind, &tcb.Snapshot{MSS: testMSS, Cwnd: 20, Ssthresh: 20})
+	g.restore(noon, new(reno), &tcb.Snapshot{MSS: testMSS, Cwnd: 20, Ssthresh: 20})
 	if w := drive(&g, mono.Time(time.Hour), time.Millisecond, 30*time.Millisecond); !near(w, 50, 0.03) {
 		t.Errorf("%.1f segments after 30 rounds, want 50", w)
 	}
 }
 
 func TestSlowStartEndsAtTheThreshold(t *testing.T) {
-	for _, kind := range []congestionKind{cubicKind, renoKind} {
+	for _, a := range []algorithm{new(cubic), new(reno)} {
 		var g congestion
-		g.restore(kind, &tcb.Snapshot{MSS: testMSS, Cwnd: 10, Ssthresh: 25})
+		g.restore(noon, a, &tcb.Snapshot{MSS: testMSS, Cwnd: 10, Ssthresh: 25})
 		g.limited = true
-		g.onAck(mono.Time(time.Hour), 10*testMSS, testMSS, time.Millisecond)
+		g.onAck(sample{now: noon, acked: 10 * testMSS, srtt: time.Millisecond})
 		g.limited = true
-		g.onAck(mono.Time(time.Hour), 20*testMSS, testMSS, time.Millisecond)
+		g.onAck(sample{now: noon, acked: 20 * testMSS, srtt: time.Millisecond})
 		if g.cwnd < 25*testMSS || g.cwnd > 27*testMSS {
-			t.Errorf("kind %d: cwnd %d after an acknowledgment beyond ssthresh", kind, g.cwnd)
+			t.Errorf("%T: cwnd %d after an acknowledgment beyond ssthresh", a, g.cwnd)
 		}
 	}
 }
@@ -111,9 +128,9 @@ func TestCongestionSnapshot(t *testing.T) {
 		{1 << 31, 1 << 30, tcb.NoThreshold, tcb.NoThreshold},
 	} {
 		var g congestion
-		g.restore(cubicKind, &tcb.Snapshot{MSS: testMSS, Cwnd: tt.cwnd, Ssthresh: tt.ssthresh})
+		g.restore(noon, new(cubic), &tcb.Snapshot{MSS: testMSS, Cwnd: tt.cwnd, Ssthresh: tt.ssthresh})
 		var s tcb.Snapshot
-		g.snapshot(&s)
+		g.snapshot(noon, &s)
 		if s.Cwnd != tt.wantCwnd || s.Ssthresh != tt.wantSsthresh {
 			t.Errorf("%+v: cwnd %d, ssthresh %d", tt, s.Cwnd, s.Ssthresh)
 		}
@@ -122,12 +139,10 @@ func TestCongestionSnapshot(t *testing.T) {
 
 func TestNoCongestionControlHasNoLimit(t *testing.T) {
 	var g congestion
-	g.restore(noKind, &tcb.Snapshot{MSS: testMSS, Cwnd: 1})
-	g.onLoss(9000, testMSS)
-	g.onTimeout(9000, testMSS)
-	g.restart(testMSS)
-	g.settle()
-	g.idle(time.Hour, time.Second, testMSS)
+	g.restore(noon, nil, &tcb.Snapshot{MSS: testMSS, Cwnd: 1})
+	g.reduce(noon, 9000, beganRecovery)
+	g.undo(noon)
+	g.idle(noon, time.Hour, time.Second)
 	if g.cwnd != unlimited {
 		t.Errorf("cwnd is %d", g.cwnd)
 	}

@@ -42,7 +42,7 @@ func (c *Conn) Restore(now mono.Time, s *tcb.Snapshot, o Options) error {
 	if err := s.Check(); err != nil {
 		return err
 	}
-	kind, ok := congestionKinds[o.CC]
+	algorithm, ok := algorithms[o.CC]
 	if !ok {
 		return fmt.Errorf("congestion control %q is not known", o.CC)
 	}
@@ -52,7 +52,7 @@ func (c *Conn) Restore(now mono.Time, s *tcb.Snapshot, o Options) error {
 	c.rcv.restore(s, o)
 	c.rtt.restore(s)
 	c.loss.reset(s.SndUna)
-	c.cc.restore(kind, s)
+	c.cc.restore(now, algorithm(), s)
 	c.restoreState(now, s)
 	return nil
 }
@@ -92,7 +92,7 @@ func (c *Conn) Snapshot(now mono.Time, s *tcb.Snapshot) {
 	c.rcv.snapshot(s)
 	c.ts.snapshot(s)
 	c.rtt.snapshot(s)
-	c.cc.snapshot(s)
+	c.cc.snapshot(now, s)
 	if !c.live { // what was in flight is forgotten
 		s.SndNxt, s.FINSent, s.FINQueued = s.SndUna, false, false
 	}

@@ -5,10 +5,11 @@ import (
 	"time"
 
 	"toehold/internal/mono"
+	"toehold/internal/tcb"
 )
 
-// cubicState is CUBIC (RFC 9438). Windows are in segments.
-type cubicState struct {
+// cubic is CUBIC (RFC 9438). Windows are in segments.
+type cubic struct {
 	wMax  float64   // W_max
 	k     float64   // K, seconds
 	wEst  float64   // W_est, what Reno would have
@@ -22,8 +23,27 @@ const (
 	cubicAlpha = 3 * (1 - cubicBeta) / (1 + cubicBeta) // section 4.3
 )
 
+func (*cubic) observe(*congestion, sample) {}
+
+func (q *cubic) grow(g *congestion, s sample) {
+	if acked := g.slowStart(s.acked); acked > 0 {
+		g.raise(q.increase(s.now, acked, g.cwnd, g.mss, s.srtt))
+	}
+}
+
+func (q *cubic) threshold(g *congestion, _ uint32) uint32 { return q.reduce(g.cwnd, g.mss) }
+
+func (q *cubic) event(_ *congestion, _ mono.Time, e happening) {
+	if e == restarted {
+		q.epoch = 0
+	}
+}
+
+func (*cubic) save(mono.Time, *tcb.Snapshot) {}
+func (*cubic) load(mono.Time, *tcb.Snapshot) {}
+
 // increase returns by how many octets the window grows for acked octets.
-func (q *cubicState) increase(now mono.Time, acked, cwnd, mss uint32, srtt time.Duration) uint32 {
+func (q *cubic) increase(now mono.Time, acked, cwnd, mss uint32, srtt time.Duration) uint32 {
 	w := float64(cwnd) / float64(mss)
 	if q.epoch == 0 {
 		q.begin(now, w)
@@ -43,7 +63,7 @@ func (q *cubicState) increase(now mono.Time, acked, cwnd, mss uint32, srtt time.
 }
 
 // begin starts an epoch (section 4.2).
-func (q *cubicState) begin(now mono.Time, w float64) {
+func (q *cubic) begin(now mono.Time, w float64) {
 	q.epoch, q.wEst, q.k = max(now, 1), w, 0
 	if w < q.wMax {
 		q.k = math.Cbrt((q.wMax - w) / cubicC)
@@ -53,18 +73,18 @@ func (q *cubicState) begin(now mono.Time, w float64) {
 }
 
 // at is W_cubic(t), equation 1.
-func (q *cubicState) at(t time.Duration) float64 {
+func (q *cubic) at(t time.Duration) float64 {
 	d := t.Seconds() - q.k
 	return q.wMax + cubicC*d*d*d
 }
 
 // target is W_cubic(t) within [w, 1.5 w] (section 4.2).
-func (q *cubicState) target(t time.Duration, w float64) float64 {
+func (q *cubic) target(t time.Duration, w float64) float64 {
 	return min(max(q.at(t), w), 1.5*w)
 }
 
 // reduce returns ssthresh in octets after a loss (sections 4.6 and 4.7).
-func (q *cubicState) reduce(cwnd, mss uint32) uint32 {
+func (q *cubic) reduce(cwnd, mss uint32) uint32 {
 	w := float64(cwnd) / float64(mss)
 	q.prior, q.epoch = w, 0
 	if w < q.wMax {

@@ -200,7 +200,7 @@ func (c *Conn) outputNew(now mono.Time, out *wire.Out) bool {
 		return false
 	}
 	if s.flight() == 0 {
-		c.cc.idle(now.Sub(c.timer.sent), c.rtt.rto, s.mss)
+		c.cc.idle(now, now.Sub(c.timer.sent), c.rtt.rto)
 	}
 	n := c.allowed()
 	fin := s.finDue() && n == s.unsent() && s.nxt.Add(n).Less(s.edge)

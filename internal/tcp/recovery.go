@@ -92,7 +92,7 @@ func (c *Conn) judge(now mono.Time, acked, fresh uint32, duplicate bool) {
 	l := &c.loss
 	growing := l.phase != recovery
 	if acked > 0 {
-		c.ackedInPhase(acked)
+		c.ackedInPhase(now, acked)
 	}
 	if duplicate && (!c.rcv.sack || fresh > 0) {
 		l.dupAcks = min(l.dupAcks+1, 1<<16)
@@ -101,21 +101,21 @@ func (c *Conn) judge(now mono.Time, acked, fresh uint32, duplicate bool) {
 		l.lostTo = seqnum.Max(l.lostTo, l.lossEdge(c.snd.una, c.snd.mss))
 	}
 	if l.phase == open && c.lossSeen() {
-		c.enterRecovery()
+		c.enterRecovery(now)
 	}
 	if acked > 0 && growing && l.phase != recovery {
-		c.cc.onAck(now, acked, c.snd.mss, c.rtt.srtt)
+		c.cc.onAck(sample{now: now, acked: acked, srtt: c.rtt.srtt})
 	}
 	l.pipe = c.countPipe()
 }
 
 // ackedInPhase is what a new acknowledgment means to the phase.
-func (c *Conn) ackedInPhase(acked uint32) {
+func (c *Conn) ackedInPhase(now mono.Time, acked uint32) {
 	l, una := &c.loss, c.snd.una
 	l.rexmit, l.lostTo = seqnum.Max(l.rexmit, una), seqnum.Max(l.lostTo, una)
 	if l.phase == open || !una.Less(l.recover) {
 		if l.phase == recovery {
-			c.cc.settle()
+			c.settle(now)
 		}
 		l.phase, l.dupAcks, l.force = open, 0, false
 		l.lostTo, l.rexmit = una, una
@@ -149,14 +149,17 @@ func (c *Conn) lossSeen() bool {
 }
 
 // enterRecovery begins fast recovery (RFC 6675, section 5, step 4).
-func (c *Conn) enterRecovery() {
+func (c *Conn) enterRecovery(now mono.Time) {
 	l, s := &c.loss, &c.snd
 	c.stats.FastRecoveries++
 	l.phase, l.recover, l.rexmit, l.force, l.rescue = recovery, s.nxt, s.una, true, rescueOff
 	first := l.sacked.gap(s.una, s.una.Add(min(s.mss, s.flight())))
 	l.lostTo = seqnum.Max(l.lostTo, first.Hi)
 	c.rtt.timing = false
-	c.cc.onLoss(s.flight(), s.mss)
+	if c.cc.algorithm != nil {
+		c.cc.reduce(now, s.flight(), beganRecovery)
+		c.cc.cwnd = c.cc.ssthresh
+	}
 }
 
 // nextLost returns the next stretch to send again: lost, not SACKed and not
@@ -178,4 +181,12 @@ func (c *Conn) rescueRange() seqnum.Range {
 	}
 	from := seqnum.Max(l.recover-seqnum.Value(min(s.mss, l.recover.Sub(s.una))), seqnum.Max(l.rexmit, s.una))
 	return l.sacked.gap(from, l.recover)
+}
+
+// settle is the end of fast recovery.
+func (c *Conn) settle(now mono.Time) {
+	if g := &c.cc; g.algorithm != nil {
+		g.cwnd = min(g.cwnd, g.ssthresh)
+		g.tell(now, ended)
+	}
 }

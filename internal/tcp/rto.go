@@ -11,9 +11,10 @@ func (c *Conn) retransmissionTimeout(now mono.Time) {
 	l, s := &c.loss, &c.snd
 	c.stats.RTOs++
 	if c.timer.backoff == 0 || l.phase != timedOut {
-		c.cc.onTimeout(s.flight(), s.mss)
-	} else {
-		c.cc.restart(s.mss)
+		c.cc.reduce(now, s.flight(), beganLoss)
+	}
+	if c.cc.algorithm != nil {
+		c.cc.cwnd = s.mss
 	}
 	if !l.sacked.empty() && l.sacked.list[0].Lo.LessEq(s.una) {
 		l.sacked.clear() // the receiver gave up what it had SACKed (RFC 2018, section 8)
