@@ -58,11 +58,11 @@ type side struct {
 // link header it is to have here; routes and neighbours change, and S's own
 // frames follow them.
 func (s *side) learn(p *wire.Packet, link []byte) {
-	if s.known && s.ttl == p.TTL && s.tos == p.TOS && string(s.link[:s.linkLen]) == string(link) {
+	if s.known && s.ttl == p.TTL && s.tos == p.TOS&^3 && string(s.link[:s.linkLen]) == string(link) {
 		return
 	}
 	s.linkLen = copy(s.link[:], link)
-	s.ttl, s.tos, s.known = p.TTL, p.TOS, true
+	s.ttl, s.tos, s.known = p.TTL, p.TOS&^3, true
 	q := *p
 	q.Link = s.link[:s.linkLen]
 	s.template.Set(&q)

@@ -46,6 +46,7 @@ func Parse(buf *frame.Buf, n int, linkLen int, p *Packet) Verdict {
 	if v = p.tcp(buf); v != OK {
 		return v
 	}
+	p.Seg.ECN = p.TOS & 3
 	return p.offload(family)
 }
 

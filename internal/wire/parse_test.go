@@ -59,6 +59,9 @@ func checkSample(t *testing.T, s *sample, p *Packet, n int) {
 	if p.Key != key {
 		t.Errorf("flow %v, want %v", p.Key.ID(), key.ID())
 	}
+	if p.Seg.ECN != tos&3 {
+		t.Errorf("ECN codepoint %d", p.Seg.ECN)
+	}
 	if p.TOS != tos || p.TTL != 63 || p.FlowLabel != label || !p.DF {
 		t.Errorf("TOS %#x TTL %d label %#x DF %v", p.TOS, p.TTL, p.FlowLabel, p.DF)
 	}

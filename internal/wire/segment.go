@@ -17,12 +17,21 @@ const (
 	CWR
 )
 
+// ECN codepoints of the IP header (RFC 3168, section 5).
+const (
+	NotECT = iota
+	ECT1
+	ECT0
+	CE
+)
+
 // A Segment is a TCP segment, or a super-segment that stands for several
 // consecutive ones, as an engine takes it in.
 type Segment struct {
 	Seq, Ack seqnum.Value
 	Flags    uint8
 	Window   uint16 // as on the wire, not scaled
+	ECN      uint8  // codepoint of the IP header
 	// TSOK says that the timestamps option is there (RFC 7323).
 	TSOK         bool
 	TSVal, TSEcr uint32

@@ -16,10 +16,6 @@ const (
 
 // A Template builds the headers of one direction of one flow.
 type Template struct {
-	// ECN is the codepoint in the frames built, 0 to 3 (RFC 3168, section
-	// 5). Set leaves it alone, since one frame's says nothing about the next.
-	ECN uint8
-
 	key       flow.Key
 	link      [MaxLink]byte
 	linkLen   uint8
@@ -32,7 +28,8 @@ type Template struct {
 }
 
 // Set learns link header, addresses, ports, TTL, TOS and flow label from a
-// frame that went in this direction. IPv4 identification goes on after the
+// frame that went in this direction. The ECN codepoint is not learned: one
+// segment's says nothing about the next. IPv4 identification goes on after the
 // latest of the frames seen and built.
 func (t *Template) Set(p *Packet) {
 	next := p.ID + uint16(segments(p.Seg.Payload.Len, p.Seg.Size))
@@ -86,9 +83,9 @@ func (t *Template) Build(dst []byte, out *Out) int {
 	data := tcp + tcpLen + options
 	length := data - tcp + int(out.Length)
 	if t.key.Family == 4 {
-		t.putIPv4(dst[ip:tcp], length, segments(out.Length, out.Size))
+		t.putIPv4(dst[ip:tcp], length, out)
 	} else {
-		t.putIPv6(dst[ip:tcp], length)
+		t.putIPv6(dst[ip:tcp], length, out.ECN)
 	}
 	t.putTCP(dst[tcp:data], &out.Segment, length)
 	vnet := VNet{Flags: NeedsCsum, CsumStart: uint16(tcp - VNetLen), CsumOffset: 16, HdrLen: uint16(data - VNetLen)}
@@ -110,11 +107,11 @@ func (t *Template) gsoType(flags uint8) uint8 {
 	return kind
 }
 
-func (t *Template) putIPv4(h []byte, length int, segments uint32) {
-	h[0], h[1] = 0x45, t.tos|t.ECN&3
+func (t *Template) putIPv4(h []byte, length int, out *Out) {
+	h[0], h[1] = 0x45, t.tos|out.ECN&3
 	binary.BigEndian.PutUint16(h[2:], uint16(ipv4Len+length))
 	binary.BigEndian.PutUint16(h[4:], t.id)
-	t.id += uint16(segments)
+	t.id += uint16(segments(out.Length, out.Size))
 	h[6], h[7] = 0, 0
 	if t.df {
 		h[6] = 0x40
@@ -126,8 +123,8 @@ func (t *Template) putIPv4(h []byte, length int, segments uint32) {
 	binary.BigEndian.PutUint16(h[10:], ^fold(sum(h, 0)))
 }
 
-func (t *Template) putIPv6(h []byte, length int) {
-	class := uint32(t.tos | t.ECN&3)
+func (t *Template) putIPv6(h []byte, length int, ecn uint8) {
+	class := uint32(t.tos | ecn&3)
 	binary.BigEndian.PutUint32(h, 6<<28|class<<20|t.flowLabel)
 	binary.BigEndian.PutUint16(h[4:], uint16(length))
 	h[6], h[7] = protoTCP, t.ttl

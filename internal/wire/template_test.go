@@ -82,6 +82,9 @@ func TestBuildIsWhatParseReads(t *testing.T) {
 			{"shorter than its size", func(o *Out) {}, pieces(1448, 1)},
 			{"largest", func(o *Out) { o.Size, o.TSOK = 1448, true }, pieces(MaxSuper, 2)},
 			{"flags", func(o *Out) { o.Flags = FIN | ACK | PSH | ECE }, pieces(3, 1)},
+			{"not ECN-capable", func(o *Out) { o.ECN = NotECT }, pieces(0, 0)},
+			{"ECN-capable", func(o *Out) { o.ECN = ECT0 }, pieces(1000, 1)},
+			{"congestion experienced", func(o *Out) { o.ECN, o.Size = CE, 1448 }, pieces(60000, 2)},
 			{"CWR on the first segment", func(o *Out) { o.Flags, o.Size = ACK|CWR, 100 }, pieces(300, 1)},
 		} {
 			t.Run(shape.name+"/"+tt.name, func(t *testing.T) {
@@ -103,7 +106,7 @@ func checkBuilt(t *testing.T, tpl *Template, model *Packet, out *Out) {
 		t.Fatalf("verdict %v", v)
 	}
 	if p.Key != model.Key || string(p.Link) != string(model.Link) || p.TTL != model.TTL ||
-		p.TOS != model.TOS&^3 || p.DF != model.DF || p.FlowLabel != model.FlowLabel {
+		p.TOS != model.TOS&^3|out.ECN || p.DF != model.DF || p.FlowLabel != model.FlowLabel {
 		t.Errorf("headers %+v, want those of %+v", p, model)
 	}
 	want := out.Segment
@@ -226,8 +229,9 @@ func TestTemplateFollowsItsDirection(t *testing.T) {
 	p.Link = []byte("another header")
 	p.TTL, p.TOS = 9, 0xff
 	tpl.Set(p)
-	tpl.ECN = 2
-	buf, n := whole(t, tpl, pieces(0, 0))
+	out := pieces(0, 0)
+	out.ECN = ECT0
+	buf, n := whole(t, tpl, out)
 	var got Packet
 	Parse(buf, n, 0, &got)
 	if string(buf.B[VNetLen:VNetLen+14]) != "another header" || buf.B[p.IPOff+8] != 9 || buf.B[p.IPOff+1] != 0xfe {
