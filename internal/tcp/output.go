@@ -78,9 +78,11 @@ func (c *Conn) outputAck(now mono.Time, out *wire.Out) {
 
 // acceptable is the sequence number of a segment without payload: snd.nxt, but
 // the edge when the peer shrank its window to before it, as it would not
-// accept snd.nxt (Linux tcp_acceptable_seq).
+// accept snd.nxt (Linux tcp_acceptable_seq). What is less than a unit of the
+// window field is rounding and no shrinking: with it at both ends each would
+// hold all that the other says for old.
 func (s *sendState) acceptable() seqnum.Value {
-	if s.edge.Less(s.nxt) {
+	if distance(s.edge, s.nxt) >= 1<<s.wscale {
 		return seqnum.Max(s.edge, s.una)
 	}
 	return s.nxt
