@@ -12,7 +12,12 @@ SUDO    := $(shell [ "$$(id -u)" = 0 ] || echo 'sudo -E')
 # stays the user's.
 EXEC    := $(if $(SUDO),-exec '$(SUDO)')
 
-.PHONY: build demo test lint generate fuzz bench clean
+# soak: how many seeds each law of the simulated network is tried with, from
+# which on. Those below 10000 are what `test` tries.
+RUNS    ?= 500000
+SEED    ?= 10000
+
+.PHONY: build demo test soak lint generate fuzz bench clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/toehold ./cmd/toehold
@@ -23,6 +28,11 @@ demo: build
 # One package at a time: several measure time, and all share the machine.
 test:
 	$(GO) test -count=1 -p 1 -timeout $(TIMEOUT) $(EXEC) $(PKGS)
+
+# Engines on simulated paths, for long: about 2 000 runs a second and core. A
+# failure says the seed and how that one run is done again.
+soak:
+	$(GO) test -count=1 -timeout 0 -run '^TestLaw' ./internal/tcp -law.runs=$(RUNS) -law.seed=$(SEED)
 
 lint:
 	@out=$$(gofmt -l cmd internal); [ -z "$$out" ] || { echo "gofmt wants to change:"; echo "$$out"; exit 1; }

@@ -1,6 +1,7 @@
 package tcptest
 
 import (
+	"bytes"
 	"fmt"
 	"time"
 
@@ -16,19 +17,20 @@ import (
 type Box struct {
 	tcp.Conn
 	Name   string
-	Pool   *frame.Pool
+	Pool   *frame.Pool // the world's
 	Out    *Link
 	Events tcp.Event // all there were
 	After  func()    // runs after everything that came in, before the output
 
 	world *World
-	timer mono.Time
+	timer mono.Time // when the next alarm rings, 0: none
 	out   wire.Out
+	snap  tcb.Snapshot
 }
 
 // NewBox returns a box whose engine is closed.
 func (w *World) NewBox(name string) *Box {
-	return &Box{Name: name, Pool: frame.NewPool(1 << 30), world: w}
+	return &Box{Name: name, Pool: w.Pool, world: w}
 }
 
 // Accept takes in a segment.
@@ -61,20 +63,37 @@ func (b *Box) Flush() {
 	b.setTimer()
 }
 
+// setTimer sets an alarm unless one rings by then, which will set the next.
 func (b *Box) setTimer() {
 	at := b.Deadline()
-	if at == 0 || b.timer != 0 && b.timer <= at && b.timer > b.world.Now {
+	if at == 0 || b.timer != 0 && b.timer <= at {
 		return
 	}
 	b.timer = max(at, b.world.Now)
-	b.world.At(b.timer, func() { b.ring(at) })
+	b.world.at(b.timer, (*alarm)(b))
 }
 
-func (b *Box) ring(at mono.Time) {
-	if b.timer == at {
-		b.timer = 0
+// An alarm is the end of a box's timer, unless an earlier one was set since.
+type alarm Box
+
+func (a *alarm) run() {
+	b, now := (*Box)(a), a.world.Now
+	if b.timer != now {
+		return
 	}
-	b.Events |= b.Advance(b.world.Now)
+	b.timer = 0
+	if at := b.Deadline(); at == 0 || at > now {
+		b.setTimer()
+		return
+	}
+	b.Events |= b.Advance(now)
+	b.Pump()
+}
+
+// TooBig makes segments fit an MTU, as a link tells it. All of them fit,
+// whatever options they have.
+func (b *Box) TooBig(mtu int) {
+	b.SetMSS(uint32(mtu - ipHeaders - 40))
 	b.Pump()
 }
 
@@ -86,10 +105,13 @@ type End struct {
 	Want    []byte // what is to be read
 	Wrote   int
 	Read    int
-	Chunk   int    // octets written at most at once, 0: 64 KiB
-	Backlog uint32 // octets that Send may be ahead of snd.una, 0: 256 KiB
+	Chunk   int    // octets written at once, 64 KiB unless told otherwise
+	Gap     int    // octets in memory between what is written, 0: the engine may join it
+	Backlog uint32 // octets that Send may be ahead of snd.una, 256 KiB unless told otherwise
 	Slow    bool   // reads only when ReadSome is called
+	Lazy    bool   // writes only when Write is called
 	Stay    bool   // does not close after Source
+	Endless bool   // Source and Want begin again at their end
 	Err     error
 }
 
@@ -104,44 +126,82 @@ func (e *End) program() {
 	if !e.Slow {
 		e.ReadSome(1 << 30)
 	}
-	e.write()
-}
-
-// write queues as much as may be.
-func (e *End) write() {
-	for e.Wrote < len(e.Source) {
-		ahead := e.SndEnd().Sub(e.SndUna())
-		n := min(e.Chunk, len(e.Source)-e.Wrote, frame.Large)
-		if ahead+uint32(n) > e.Backlog && ahead > 0 {
-			return
-		}
+	for n := e.writable(); n > 0 && !e.Lazy; n = e.writable() {
 		e.Write(n)
 	}
-	if !e.Stay {
+	if e.Wrote == len(e.Source) && !e.Stay && !e.Endless {
 		e.CloseSend()
 	}
 }
 
-// Write queues n octets of Source.
+// writable is how much may be written at once: whole chunks within Backlog, or
+// one however large when nothing is in flight.
+func (e *End) writable() int {
+	left := len(e.Source) - e.Wrote
+	if e.Endless {
+		left = e.Chunk
+	}
+	chunk, ahead := min(e.Chunk, left), int(e.SndEnd().Sub(e.SndUna()))
+	if ahead == 0 {
+		return chunk
+	}
+	if chunk == 0 || ahead+chunk > int(e.Backlog) {
+		return 0
+	}
+	n := (int(e.Backlog) - ahead) / chunk * chunk
+	return min(n, left, max(chunk, 32<<10/chunk*chunk))
+}
+
+// Write queues n octets of Source, in chunks.
 func (e *End) Write(n int) {
-	b := e.Pool.Get(n)
-	copy(b.B, e.Source[e.Wrote:e.Wrote+n])
-	e.Wrote += n
-	e.Send(frame.Span{Buf: b, Len: uint32(n)})
+	b := e.Pool.Get(min(n+n/e.Chunk*e.Gap, frame.Large))
+	for off := 0; n > 0; {
+		k := min(n, e.Chunk, len(b.B)-off)
+		fill(b.B[off:off+k], e.Source, e.Wrote)
+		b.Retain()
+		e.Send(frame.Span{Buf: b, Off: uint32(off), Len: uint32(k)})
+		e.Wrote += k
+		n -= k
+		off += k + e.Gap
+	}
+	b.Release()
+}
+
+// fill copies into b the octets from at on of source, which begins again at
+// its end.
+func fill(b, source []byte, at int) {
+	for n := 0; n < len(b); {
+		n += copy(b[n:], source[(at+n)%len(source):])
+	}
 }
 
 // ReadSome reads about n octets and compares them with Want.
 func (e *End) ReadSome(n int) {
 	var s frame.Span
 	for n > 0 && e.Next(&s) {
-		got := s.Bytes()
-		if e.Read+len(got) > len(e.Want) || string(got) != string(e.Want[e.Read:e.Read+len(got)]) {
+		if !e.wanted(s.Bytes()) {
 			e.fail("octets at %d are not those sent", e.Read)
 		}
-		e.Read += len(got)
-		n -= len(got)
+		e.Read += int(s.Len)
+		n -= int(s.Len)
 		s.Buf.Release()
 	}
+}
+
+// wanted reports whether got is what comes next in Want.
+func (e *End) wanted(got []byte) bool {
+	if len(e.Want) == 0 || !e.Endless && e.Read+len(got) > len(e.Want) {
+		return false
+	}
+	for at := e.Read; len(got) > 0; {
+		want := e.Want[at%len(e.Want):]
+		n := min(len(want), len(got))
+		if !bytes.Equal(got[:n], want[:n]) {
+			return false
+		}
+		got, at = got[n:], at+n
+	}
+	return true
 }
 
 func (e *End) fail(format string, args ...any) {
@@ -158,8 +218,8 @@ func (e *End) Done() bool {
 
 // Move takes a snapshot and restores it, as a handover does.
 func (b *Box) Move(o tcp.Options) error {
-	var s tcb.Snapshot
-	b.Snapshot(b.world.Now, &s)
+	s := &b.snap
+	b.Snapshot(b.world.Now, s)
 	for _, list := range [][]frame.Span{s.Unacked, s.Unsent} {
 		for _, p := range list {
 			p.Buf.Retain()
@@ -169,7 +229,7 @@ func (b *Box) Move(o tcp.Options) error {
 		p.Span.Buf.Retain()
 	}
 	b.Close()
-	return b.Restore(b.world.Now, &s, o)
+	return b.Restore(b.world.Now, s, o)
 }
 
 // Move lets the program read what is there first: a snapshot has no place for
@@ -213,8 +273,8 @@ func (s Shape) Snapshots(now mono.Time) (a, b *tcb.Snapshot) {
 
 // Join connects two boxes by links.
 func Join(w *World, a, b *Box, ab, ba Path) {
-	a.Out = w.NewLink(ab, b.Pool)
+	a.Out = w.NewLink(ab)
 	a.Out.Deliver = func(s *wire.Segment) { b.Accept(s) }
-	b.Out = w.NewLink(ba, a.Pool)
+	b.Out = w.NewLink(ba)
 	b.Out.Deliver = func(s *wire.Segment) { a.Accept(s) }
 }

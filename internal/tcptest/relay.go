@@ -30,7 +30,6 @@ var (
 // direction and an inner one for both.
 func NewRelay(w *World, peer, program *End, toRelay, toPeer, inner Path) *Relay {
 	r := &Relay{Wire: w.NewBox("wire"), Host: w.NewBox("host"), peer: peer, program: program, direct: [2]Path{toRelay, toPeer}}
-	r.Host.Pool = r.Wire.Pool
 	Join(w, peer.Box, r.Wire, toRelay, toPeer)
 	Join(w, program.Box, r.Host, inner, inner)
 	r.Wire.After, r.Host.After = r.pump, r.pump

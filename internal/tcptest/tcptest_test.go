@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"toehold/internal/frame"
 	"toehold/internal/mono"
 	"toehold/internal/tcp"
 	"toehold/internal/wire"
@@ -46,74 +45,6 @@ func TestWorldLimits(t *testing.T) {
 	w.RunUntil(w.Now.Add(3 * time.Second))
 	if n != 19 {
 		t.Errorf("%d ticks after three seconds more", n)
-	}
-}
-
-// arrivals sends n segments of a super-segment of 100 octets each and tells
-// when which arrived.
-func arrivals(p Path, n int) (l *Link, seqs []int, times []time.Duration) {
-	w := NewWorld(7)
-	pool := frame.NewPool(1 << 30)
-	start := w.Now
-	l = w.NewLink(p, pool)
-	l.Deliver = func(s *wire.Segment) {
-		seqs = append(seqs, int(s.Seq))
-		times = append(times, w.Now.Sub(start))
-	}
-	out := wire.Out{NPieces: 1, Length: uint32(100 * n)}
-	out.Size, out.Flags = 100, wire.ACK|wire.PSH
-	out.Pieces[0] = frame.Span{Buf: pool.Get(100 * n), Len: uint32(100 * n)}
-	l.Carry(&out)
-	w.RunUntil(w.Now.Add(time.Hour))
-	return l, seqs, times
-}
-
-func TestLinkSplitsAndKeepsOrder(t *testing.T) {
-	l, seqs, times := arrivals(Path{Delay: 5 * time.Millisecond}, 4)
-	if !slices.Equal(seqs, []int{0, 100, 200, 300}) || l.Carried != 4 || l.Lost != 0 {
-		t.Errorf("%v, carried %d", seqs, l.Carried)
-	}
-	for _, at := range times {
-		if at != 5*time.Millisecond {
-			t.Errorf("arrived at %v", at)
-		}
-	}
-	if _, seqs, _ := arrivals(Path{Whole: true}, 4); !slices.Equal(seqs, []int{0}) {
-		t.Errorf("a whole super-segment arrived as %v", seqs)
-	}
-}
-
-func TestLinkWeather(t *testing.T) {
-	for _, tt := range []struct {
-		name     string
-		path     Path
-		min, max int // arrivals of 600
-		ordered  bool
-	}{
-		{"loss", Path{Loss: 0.5}, 250, 350, true},
-		{"corruption", Path{Corrupt: 0.5}, 250, 350, true},
-		{"all lost", Path{Loss: 1}, 0, 0, true},
-		{"doubled", Path{Double: 0.5}, 850, 950, false},
-		{"jitter", Path{Jitter: time.Second}, 600, 600, false},
-		{"late", Path{Late: 0.1, Behind: time.Second}, 600, 600, false},
-		{"rate", Path{Rate: 16600}, 600, 600, true},
-		{"queue", Path{Rate: 16600, Queue: 1660}, 10, 12, true},
-	} {
-		l, seqs, times := arrivals(tt.path, 600)
-		if len(seqs) < tt.min || len(seqs) > tt.max || tt.ordered && !slices.IsSorted(seqs) || l.Carried != 600 {
-			t.Errorf("%s: %d arrived, in order %v", tt.name, len(seqs), slices.IsSorted(seqs))
-		}
-		if tt.name == "rate" && times[599] != 6*time.Second {
-			t.Errorf("the last arrived at %v", times[599])
-		}
-	}
-}
-
-func TestChancesFollowFromTheSeed(t *testing.T) {
-	_, a, _ := arrivals(Path{Loss: 0.3, Double: 0.2, Jitter: time.Second}, 200)
-	_, b, _ := arrivals(Path{Loss: 0.3, Double: 0.2, Jitter: time.Second}, 200)
-	if !slices.Equal(a, b) {
-		t.Error("two runs of one seed differ")
 	}
 }
 
