@@ -28,6 +28,9 @@ func (c *Conn) acknowledgment(now mono.Time, seg *wire.Segment) Event {
 		ev |= Acked
 	}
 	fresh := c.takeSACK(seg)
+	if seg.Flags&wire.ECE != 0 {
+		c.sawECE(now)
+	}
 	if acked == 0 && fresh == 0 && !duplicate && c.loss.quiet() {
 		return ev
 	}

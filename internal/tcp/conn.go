@@ -20,6 +20,8 @@ type Conn struct {
 	cc    congestion
 	timer timerState
 	chal  challengeState
+	ecn   ecnState
+	opt   optionState
 
 	state   tcb.State
 	live    bool // not reset, aborted or closed: takes things in
@@ -53,6 +55,8 @@ func (c *Conn) Restore(now mono.Time, s *tcb.Snapshot, o Options) error {
 	c.rtt.restore(s)
 	c.loss.reset(s.SndUna)
 	c.cc.restore(now, algorithm(), s)
+	c.ecn.restore(s, o)
+	c.restoreOptions(now, s, o)
 	c.restoreState(now, s)
 	return nil
 }
@@ -91,8 +95,10 @@ func (c *Conn) Snapshot(now mono.Time, s *tcb.Snapshot) {
 	c.snd.snapshot(s)
 	c.rcv.snapshot(s)
 	c.ts.snapshot(s)
+	s.Probes = c.opt.probes
 	c.rtt.snapshot(s)
 	c.cc.snapshot(now, s)
+	c.ecn.snapshot(s)
 	if !c.live { // what was in flight is forgotten
 		s.SndNxt, s.FINSent, s.FINQueued = s.SndUna, false, false
 	}
@@ -112,10 +118,11 @@ func (c *Conn) forget() {
 	c.live = false
 	c.state = tcb.Closed
 	c.timer = timerState{}
+	c.opt.stop()
 	c.snd.q.clear()
 	c.snd.q.giveBack()
 	c.rcv.dropOOO()
-	c.rcv.delack, c.rcv.ackDue = 0, false
+	c.rcv.delack.at, c.rcv.ackDue = 0, false
 	c.loss.sacked = ranges{}
 }
 

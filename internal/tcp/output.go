@@ -15,10 +15,10 @@ func (c *Conn) Output(now mono.Time, out *wire.Out) bool {
 		return c.outputReset(now, out)
 	}
 	if c.rcv.update && !c.through {
-		c.rcv.windowNews()
+		c.taken(now)
 	}
 	if !c.next(now, out) {
-		c.blocked(now)
+		c.settled(now)
 		return false
 	}
 	c.stats.SegsOut += count(out.Length, uint32(out.Size))
@@ -47,14 +47,8 @@ func (c *Conn) next(now mono.Time, out *wire.Out) bool {
 // header starts out anew, with everything but payload. What it says is what
 // the peer then knows.
 func (c *Conn) header(now mono.Time, out *wire.Out, seq seqnum.Value, flags uint8) {
-	r := &c.rcv
-	if !c.through {
-		r.acked = r.nxt
-		r.openWindow(c.snd.mss)
-	}
-	r.sentAck, r.sentWnd = r.acked, r.field()
-	r.ackDue, r.delack = false, 0
-	out.Segment = wire.Segment{Seq: seq, Ack: r.sentAck, Flags: flags, Window: r.sentWnd}
+	c.acknowledge()
+	out.Segment = wire.Segment{Seq: seq, Ack: c.rcv.sentAck, Flags: flags | c.ecn.flags(flags), Window: c.rcv.sentWnd, ECN: c.ecn.codepoint()}
 	out.NPieces, out.Length = 0, 0
 	c.ts.fill(now, &out.Segment, c.told)
 }
@@ -204,7 +198,7 @@ func (c *Conn) outputNew(now mono.Time, out *wire.Out) bool {
 	if s.flight() == 0 {
 		c.cc.idle(now, now.Sub(c.timer.sent), c.rtt.rto)
 	}
-	n := c.allowed()
+	n := c.ecn.alone(c.allowed(), s.mss)
 	fin := s.finDue() && n == s.unsent() && s.nxt.Add(n).Less(s.edge)
 	if n == 0 && !fin {
 		return false
@@ -216,6 +210,7 @@ func (c *Conn) outputNew(now mono.Time, out *wire.Out) bool {
 	c.header(now, out, s.nxt, wire.ACK)
 	got, at := s.gather(out, s.at, s.nxt, n)
 	c.dress(out, fin && got == n)
+	c.ecn.dress(out)
 	c.sentNew(now, out, at)
 	return true
 }
@@ -224,6 +219,7 @@ func (c *Conn) outputNew(now mono.Time, out *wire.Out) bool {
 func (c *Conn) sentNew(now mono.Time, out *wire.Out, at uint32) {
 	s := &c.snd
 	n := length(out)
+	c.sentData(now, out)
 	s.at, s.nxt, s.override = at, s.nxt.Add(n), false
 	s.finSent = out.Flags&wire.FIN != 0
 	s.flushing = s.flushing && s.nxt.Less(s.flush)
@@ -246,7 +242,7 @@ func (c *Conn) allowed() uint32 {
 		n = room - room%s.mss
 	}
 	if n == queued {
-		return n
+		return c.whole(n)
 	}
 	if n >= s.mss {
 		n -= n % s.mss

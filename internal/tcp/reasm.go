@@ -2,6 +2,7 @@ package tcp
 
 import (
 	"toehold/internal/frame"
+	"toehold/internal/mono"
 	"toehold/internal/seqnum"
 	"toehold/internal/wire"
 )
@@ -12,9 +13,11 @@ const maxPending = 4096
 
 // outOfOrder keeps payload that a gap precedes and has it acknowledged at once
 // (RFC 5681, section 4.2).
-func (c *Conn) outOfOrder(seg *wire.Segment, seq seqnum.Value, p frame.Span, fin bool) Event {
+func (c *Conn) outOfOrder(now mono.Time, seg *wire.Segment, seq seqnum.Value, p frame.Span, fin bool) Event {
 	r := &c.rcv
-	r.ackDue, r.quick = true, quickAcks
+	r.ackDue = true
+	r.delack.arrived(now, seg, c.rtt.rto)
+	r.delack.hurry()
 	c.stats.OutOfOrder += count(p.Len, uint32(seg.Size))
 	whole := seqnum.Range{Lo: seq, Hi: seq.Add(p.Len)}
 	if fin {

@@ -159,6 +159,7 @@ func (c *Conn) enterRecovery(now mono.Time) {
 	if c.cc.algorithm != nil {
 		c.cc.reduce(now, s.flight(), beganRecovery)
 		c.cc.cwnd = c.cc.ssthresh
+		c.queueCWR()
 	}
 }
 

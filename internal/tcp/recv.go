@@ -24,7 +24,8 @@ type recvState struct {
 	sentAck seqnum.Value // as in the last segment sent
 	finSeq  seqnum.Value // the peer's FIN, when finSeen
 
-	delack  mono.Time // when a delayed acknowledgment is due
+	delack  delackState
+	auto    *autotune // nil: buffer stays as it is
 	held    uint32    // octets in in
 	oooHeld uint32    // octets in ooo
 	inMem   uint32    // memory that the buffers of in hold, octets
@@ -32,7 +33,6 @@ type recvState struct {
 	maxOOO  uint32    // bound of oooMem
 	buffer  uint32    // octets, not Through
 	sentWnd uint16    // window field of the last segment sent
-	quick   uint8     // segments yet to acknowledge without delay
 	nrecent uint8
 	wscale  uint8
 
@@ -46,11 +46,12 @@ type recvState struct {
 func (r *recvState) restore(s *tcb.Snapshot, o Options) {
 	*r = recvState{
 		nxt: s.RcvNxt, acked: s.RcvAcked, edge: s.RcvEdge, maxEdge: seqnum.Max(s.RcvEdge, s.RcvNxt),
-		sentAck: s.RcvAcked, wscale: s.RcvWscale, sack: s.SACK, quick: quickAcks,
+		sentAck: s.RcvAcked, wscale: s.RcvWscale, sack: s.SACK,
 		finSeen: s.PeerFIN, finDone: s.PeerFIN, finSeq: s.RcvNxt - 1,
 		buffer: o.RcvBuf, maxOOO: o.MaxOOO,
 	}
 	r.sentWnd = r.field()
+	r.delack.restore(s.MSS)
 	if r.buffer == 0 {
 		r.buffer = defaultRcvBuf
 	}
@@ -93,7 +94,9 @@ func (c *Conn) Receive(now mono.Time, seg *wire.Segment) Event {
 		return ev
 	}
 	c.ts.observe(now, seg, c.rcv.echoBefore(c.through))
-	return ev | c.payload(now, seg)
+	ev |= c.payload(now, seg)
+	c.heard(now, ev)
+	return ev
 }
 
 // count is the number of segments that n octets in segments of size stand for.
@@ -136,9 +139,13 @@ func (c *Conn) payload(now mono.Time, seg *wire.Segment) Event {
 	case end.LessEq(r.nxt) && !(fin && end == r.nxt):
 		return c.duplicate(now, seg, p.Len)
 	case r.nxt.Less(seq):
-		return c.outOfOrder(seg, seq, p, fin)
+		ev, _ := c.marked(seg)
+		return ev | c.outOfOrder(now, seg, seq, p, fin)
 	}
-	return c.inOrder(now, seq, p)
+	ev, atOnce := c.marked(seg)
+	c.rcv.delack.arrived(now, seg, c.rtt.rto)
+	c.measureRTT(now, seg)
+	return ev | c.inOrder(now, seq, p, atOnce)
 }
 
 // beyond is for payload of which nothing is in the window. What comes next
@@ -187,7 +194,7 @@ func (c *Conn) duplicate(now mono.Time, seg *wire.Segment, n uint32) Event {
 
 // inOrder takes in payload that starts at rcv.nxt or before it, and what it
 // makes contiguous.
-func (c *Conn) inOrder(now mono.Time, seq seqnum.Value, p frame.Span) Event {
+func (c *Conn) inOrder(now mono.Time, seq seqnum.Value, p frame.Span, atOnce bool) Event {
 	r := &c.rcv
 	var ev Event
 	if skip := r.nxt.Sub(seq); skip > 0 {
@@ -214,7 +221,7 @@ func (c *Conn) inOrder(now mono.Time, seq seqnum.Value, p frame.Span) Event {
 	if r.finSeen && !r.finDone && r.nxt == r.finSeq {
 		ev |= c.peerClose(now)
 	}
-	c.scheduleAck(now, filled || ev&PeerFIN != 0)
+	c.scheduleAck(now, atOnce || filled || ev&PeerFIN != 0)
 	return ev
 }
 

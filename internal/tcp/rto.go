@@ -12,6 +12,7 @@ func (c *Conn) retransmissionTimeout(now mono.Time) {
 	c.stats.RTOs++
 	if c.timer.backoff == 0 || l.phase != timedOut {
 		c.cc.reduce(now, s.flight(), beganLoss)
+		c.queueCWR()
 	}
 	if c.cc.algorithm != nil {
 		c.cc.cwnd = s.mss
@@ -49,6 +50,7 @@ func (c *Conn) Probe() {
 func (c *Conn) outputProbe(now mono.Time, out *wire.Out) {
 	c.timer.probe = false
 	c.stats.Probes++
+	c.opt.probes += min(1, 255-c.opt.probes)
 	c.header(now, out, c.snd.una-1, wire.ACK)
 }
 

@@ -19,6 +19,7 @@ type Stats struct {
 	Challenges        uint64 // challenge ACKs sent (RFC 5961)
 	ChallengesLimited uint64 // challenge ACKs not sent because of their limit
 	SACKIgnored       uint64 // SACK blocks received that no range was free for
+	MarkedIn          uint64 // segments with new payload that came with CE (RFC 3168)
 }
 
 // Metrics is the state that tools show.

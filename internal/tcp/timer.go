@@ -28,7 +28,7 @@ const (
 // Deadline is when Advance is to be called next, 0 for never.
 func (c *Conn) Deadline() mono.Time {
 	t := &c.timer
-	return mono.Earliest(mono.Earliest(t.rto, c.rcv.delack), mono.Earliest(t.wait, t.idle))
+	return mono.Earliest(c.opt.deadline(), mono.Earliest(mono.Earliest(t.rto, c.rcv.delack.at), mono.Earliest(t.wait, t.idle)))
 }
 
 // Advance runs the timers whose time has come. Early calls do nothing.
@@ -38,8 +38,8 @@ func (c *Conn) Advance(now mono.Time) Event {
 		t.rto = 0
 		c.timeout(now)
 	}
-	if due(c.rcv.delack, now) {
-		c.rcv.delack, c.rcv.ackDue = 0, true
+	if due(c.rcv.delack.at, now) {
+		c.delayOver()
 	}
 	if due(t.wait, now) {
 		t.wait, c.state = 0, tcb.Closed
@@ -47,7 +47,7 @@ func (c *Conn) Advance(now mono.Time) Event {
 	if due(t.idle, now) {
 		c.rest(now)
 	}
-	return 0
+	return c.limits(now)
 }
 
 func due(at, now mono.Time) bool { return at != 0 && at <= now }

@@ -1,37 +1,29 @@
 package tcp
 
-import (
-	"time"
-
-	"toehold/internal/mono"
-)
-
-const (
-	quickAcks = 16                    // segments acknowledged at once at the start and after a gap, as Linux (TCP_MAX_QUICKACKS)
-	ackDelay  = 40 * time.Millisecond // Linux TCP_DELACK_MIN; RFC 9293, section 3.8.6.3, allows 500 ms
-)
+import "toehold/internal/seqnum"
 
 // field is the window field of a segment to send.
-func (r *recvState) field() uint16 {
-	return uint16(min(distance(r.acked, r.edge)>>r.wscale, 65535))
+func (r *recvState) field() uint16 { return r.offer(r.acked) }
+
+// offer is the window field beside an acknowledgment up to ack.
+func (r *recvState) offer(ack seqnum.Value) uint16 {
+	return uint16(min(distance(ack, r.edge)>>r.wscale, 65535))
 }
 
-// scheduleAck decides when to acknowledge what was received in order, unless
-// that is told by Permit: at once for every second full segment, for what
-// closes or is before a gap and for a FIN, else after a delay (RFC 5681, section 4.2).
-func (c *Conn) scheduleAck(now mono.Time, atOnce bool) {
+// acknowledge says all that may be: it sets what the next segment acknowledges
+// and offers.
+func (c *Conn) acknowledge() {
 	r := &c.rcv
-	switch {
-	case c.through:
-		r.ackDue = r.ackDue || atOnce && !r.runs.empty()
-	case atOnce || r.nxt.Sub(r.acked) >= 2*c.snd.mss:
-		r.ackDue = true
-	case r.quick > 0:
-		r.quick--
-		r.ackDue = true
-	case r.delack == 0:
-		r.delack = now.Add(ackDelay)
+	if !c.through {
+		r.acked = r.nxt
+		r.openWindow(c.snd.mss)
 	}
+	ack := r.acked
+	if m := c.ecn.dctcp; m != nil {
+		ack, c.ecn.echo = m.cut(r.sentAck, ack, r.nxt)
+	}
+	r.sentAck, r.sentWnd = ack, r.offer(ack)
+	r.ackDue, r.delack.at = ack != r.acked, 0
 }
 
 // openWindow moves the edge as far as the receive buffer allows, in steps of a

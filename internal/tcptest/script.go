@@ -78,6 +78,7 @@ var commands = map[string]func(*Script, Args) error{
 	"close":   func(s *Script, a Args) error { s.c.CloseSend(); return nil },
 	"ack-now": func(s *Script, a Args) error { s.c.AckNow(); return nil },
 	"probe":   func(s *Script, a Args) error { s.c.Probe(); return nil },
+	"set":     (*Script).set,
 	"abort":   func(s *Script, a Args) error { s.c.Abort(); return nil },
 	"flush":   func(s *Script, a Args) error { s.c.FlushAll(); return nil },
 }
@@ -101,11 +102,13 @@ func (s *Script) sayf(format string, args ...any) { fmt.Fprintf(&s.said, format+
 
 // conn restores a connection: mss=1000 win=64000 (the peer's) rcvwin=64000 (ours)
 // sack ts through told none|reno|cubic cwnd=10 ssthresh srtt rcvbuf
+// rcvbufmax sndbuf nagle (without: TCP_NODELAY) ecn echo-ce cwr-due
 // maxooo shift (of both windows) flight=n (octets sent, not acknowledged)
 // unsent=n acked=n (octets not yet permitted) fin (sent) peerfin.
 func (s *Script) conn(a Args) error {
 	s.c.Close()
-	s.opts = tcp.Options{Through: a.has("through"), TSTold: a.has("told"), CC: a["cc"], RcvBuf: uint32(a.num("rcvbuf")), MaxOOO: uint32(a.num("maxooo"))}
+	s.opts = tcp.Options{Through: a.has("through"), TSTold: a.has("told"), CC: a["cc"], RcvBuf: uint32(a.num("rcvbuf")), MaxOOO: uint32(a.num("maxooo")),
+		RcvBufMax: uint32(a.num("rcvbufmax")), SndBuf: uint32(a.num("sndbuf")), NoDelay: !a.has("nagle")}
 	s.snap = tcb.Snapshot{
 		State: tcb.Established, SndUna: sndBase, SndNxt: sndBase, SndWnd: uint32(a.or("win", 64000)),
 		SndWL1: rcvBase, SndWL2: sndBase, RcvNxt: rcvBase, RcvAcked: rcvBase - seqnum.Value(a.num("acked")),
@@ -115,6 +118,7 @@ func (s *Script) conn(a Args) error {
 		Cwnd: uint32(a.num("cwnd")), Ssthresh: uint32(a.num("ssthresh")),
 		SndWscale: uint8(a.num("shift")), RcvWscale: uint8(a.num("shift")),
 	}
+	s.snap.ECN, s.snap.EchoCE, s.snap.CWRDue = a.has("ecn"), a.has("echo-ce"), a.has("cwr-due")
 	s.snap.RcvEdge = s.snap.RcvAcked.Add(uint32(a.or("rcvwin", 64000)))
 	s.snap.Unacked = s.spans(a.num("flight"))
 	s.snap.Unsent = s.spans(a.num("unsent"))
@@ -141,10 +145,14 @@ func (s *Script) span(n int64) frame.Span {
 var flagNames = []struct {
 	bit  uint8
 	name string
-}{{wire.SYN, "syn"}, {wire.FIN, "fin"}, {wire.RST, "rst"}, {wire.PSH, "psh"}, {wire.URG, "urg"}}
+}{{wire.SYN, "syn"}, {wire.FIN, "fin"}, {wire.RST, "rst"}, {wire.PSH, "psh"}, {wire.URG, "urg"}, {wire.ECE, "ece"}, {wire.CWR, "cwr"}}
+
+// codepoints by number (RFC 3168, section 5); that of a segment that is not
+// ECN-capable is not named.
+var codepoints = [...]string{"", "ect1", "ect0", "ce"}
 
 // recv takes in a segment: seq= (default rcv.nxt) len= ack= (default snd.una)
-// win= (default 64000) tsval= tsecr= sack=1-2,3-4 fin rst syn urg noack size=;
+// win= (default 64000) tsval= tsecr= sack=1-2,3-4 fin rst syn urg ece cwr noack size= ect0 ect1 ce;
 // times=n: so often.
 func (s *Script) recv(a Args) error {
 	for n := a.or("times", 1); n > 1; n-- {
@@ -163,6 +171,11 @@ func (s *Script) recvOne(a Args) error {
 		Window: uint16(a.or("win", 64000) >> s.snap.SndWscale), Size: uint16(a.num("size")),
 		TSOK: a.has("tsval"), TSVal: uint32(a.num("tsval")), TSEcr: uint32(a.num("tsecr")),
 		Flags: wire.ACK,
+	}
+	for i, name := range codepoints {
+		if a.has(name) {
+			seg.ECN = uint8(i)
+		}
 	}
 	if a.has("noack") {
 		seg.Flags = 0
@@ -211,7 +224,8 @@ var eventNames = []struct {
 }{
 	{tcp.Readable, "readable"}, {tcp.Acked, "acked"}, {tcp.WindowMoved, "window"}, {tcp.PeerFIN, "peer-fin"},
 	{tcp.Reset, "reset"}, {tcp.Urgent, "urgent"}, {tcp.OutOfStep, "out-of-step"}, {tcp.Probed, "probed"},
-	{tcp.Dropped, "dropped"}, {tcp.DupData, "duplicate"},
+	{tcp.Dropped, "dropped"}, {tcp.DupData, "duplicate"}, {tcp.TimedOut, "timed-out"},
+	{tcp.Marked, "marked"}, {tcp.Reduced, "reduced"},
 }
 
 func (s *Script) events(ev tcp.Event) {
@@ -252,6 +266,26 @@ func (s *Script) permit(a Args) error {
 	s.c.Permit(ack, ack.Add(uint32(a.or("win", 64000))))
 	return nil
 }
+
+// set changes a socket option: nodelay= cork= quickack= on or off, keepalive
+// idle= interval= (ms) count= (idle=0: off), user-timeout= (ms).
+func (s *Script) set(a Args) error {
+	switch {
+	case a.has("nodelay"):
+		s.c.SetNoDelay(a["nodelay"] == "on")
+	case a.has("cork"):
+		s.c.SetCork(a["cork"] == "on")
+	case a.has("quickack"):
+		s.c.SetQuickAck(a["quickack"] == "on")
+	case a.has("keepalive"):
+		s.c.SetKeepalive(s.now, tcp.Keepalive{Idle: a.ms("idle"), Interval: a.ms("interval"), Count: uint8(a.num("count"))})
+	case a.has("user-timeout"):
+		s.c.SetUserTimeout(a.ms("user-timeout"))
+	}
+	return nil
+}
+
+func (a Args) ms(key string) time.Duration { return time.Duration(a.num(key)) * time.Millisecond }
 
 // wait lets ms= pass, deadline by deadline.
 func (s *Script) wait(a Args) error {
@@ -307,6 +341,9 @@ func (s *Script) segment(o *wire.Out) {
 		if o.Flags&f.bit != 0 {
 			s.said.WriteString(" " + f.name)
 		}
+	}
+	if o.ECN != 0 {
+		s.said.WriteString(" " + codepoints[o.ECN])
 	}
 	fmt.Fprintf(&s.said, " ack=%d win=%d", rcv(o.Ack), uint32(o.Window)<<s.snap.RcvWscale)
 	if o.TSOK {
