@@ -56,6 +56,7 @@ var features = []feature{
 	{"iterator over TCP sockets", "5.8", "use a kernel built with CONFIG_BPF_SYSCALL and BTF", iterator("tcp")},
 	{"iterator over descriptors", "5.8", "use a kernel built with CONFIG_BPF_SYSCALL and BTF", iterator("task_file")},
 	{"socket lookup in a test run", "5.17", upgrade, probes},
+	{"congestion control in BPF", "6.4", "use a kernel built with CONFIG_BPF_JIT and BTF; without, connections come home with congestion windows that the kernel made up", lends},
 }
 
 // Doctor tries every feature and privilege that the project needs, and
@@ -170,6 +171,14 @@ func probes() (string, error) {
 	return withSet(func(s *Set) error {
 		return s.Probe([]flow.Key{{Family: 4}}, make([]abi.KernelState, 1))
 	})
+}
+
+func lends() (string, error) {
+	w, err := LoadWindows()
+	if err != nil {
+		return "", err
+	}
+	return "", w.Close()
 }
 
 func withPacketSocket(f func(fd int) error) error {

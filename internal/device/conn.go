@@ -39,6 +39,7 @@ type conn struct {
 	gapsIn, gapsOut uint64    // segments after a gap, seen so far, of the engines
 	doubted         mono.Time // when an end was last asked about one
 	base            counters
+	left            windows // of the engine that was there last
 
 	timer timer
 	dirty bool // in the device's list of those with something to send
@@ -83,6 +84,10 @@ func (t *stamp) note(s *wire.Segment) {
 
 // after reports that val is older than what is known.
 func (t *stamp) after(val uint32) bool { return t.seen && int32(val-t.val) < 0 }
+
+// windows are a congestion window and slow-start threshold in segments; zero
+// when the connection has not been owned.
+type windows struct{ cwnd, ssthresh uint32 }
 
 // counters are the segment counts of engines that a connection has had.
 type counters struct {

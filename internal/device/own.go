@@ -285,6 +285,7 @@ func passedUpTo(e *tcp.Conn, nxt seqnum.Value, fin bool) track {
 func (c *conn) keepState(now mono.Time) {
 	m, k := c.metrics(), &c.kernel
 	k.SRTT, k.RTTVar, k.RTO, k.SndCwnd, k.SndSsthresh, k.MSS = m.SRTT, m.RTTVar, 0, m.Cwnd, m.Ssthresh, m.MSS
+	c.left = windows{m.Cwnd, m.Ssthresh}
 	c.stampFloor, c.floored = uint32(now.Milliseconds())+k.TSOffset, k.Flags&abi.FlagTimestamps != 0
 }
 

@@ -23,6 +23,7 @@ func (d *Device) publish(c *conn) {
 		h.SndUna, h.SndNxt = uint32(c.out.una), uint32(c.out.nxt)
 		h.RcvNxt, h.RcvAcked = uint32(c.in.nxt), uint32(c.in.una)
 		h.HeldOut, h.HeldIn = c.out.octets, c.in.octets
+		h.Cwnd, h.Ssthresh = c.left.cwnd, c.left.ssthresh
 		h.Recovery = 0
 	}
 	shm.End(&h.Sequence)

@@ -38,6 +38,7 @@ type Driver struct {
 	log     *slog.Logger
 	journal *Journal
 	uplinks []*uplink
+	heirs   *heirs
 
 	mu     sync.Mutex // of what follows; held for look-ups only
 	routes routes
@@ -66,12 +67,14 @@ func Start(ctx context.Context, c Config) (*Driver, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	d := &Driver{cfg: c, log: c.Log, journal: NewJournal(time.Now), watched: make(chan struct{})}
+	d := &Driver{cfg: c, log: c.Log, journal: NewJournal(time.Now), heirs: newHeirs(), watched: make(chan struct{})}
 	watching, stop := context.WithCancel(context.Background())
 	d.stop = stop
+	go d.heirs.run(c.Log)
 	changes, err := kernel.Watch(watching)
 	if err != nil {
 		stop()
+		d.heirs.end()
 		return nil, fmt.Errorf("watch the network: %w", err)
 	}
 	for _, name := range c.Uplinks {
@@ -94,7 +97,7 @@ var ended = func() context.Context {
 
 // add starts one uplink and waits until its device serves.
 func (d *Driver) add(ctx context.Context, name string) error {
-	u := newUplink(name, &d.cfg, d.journal)
+	u := newUplink(name, &d.cfg, d.journal, d.heirs)
 	u.generations = abi.Generations{First: uint32(len(d.uplinks)) + 1, Step: uint32(len(d.cfg.Uplinks))}
 	if err := u.open(); err != nil {
 		return err
@@ -124,6 +127,7 @@ func (d *Driver) Close(ctx context.Context) error {
 		all.Go(func() { u.stop(ctx) })
 	}
 	all.Wait()
+	d.heirs.end()
 	d.stop()
 	<-d.watched
 	return nil
@@ -211,7 +215,7 @@ func (d *Driver) refuseAll(ids []flow.ID, r ruling) (all []Refusal) {
 }
 
 // UploadFlows moves connections home to the kernel, and returns when it has
-// them.
+// them and their congestion windows.
 func (d *Driver) UploadFlows(ctx context.Context, ids []flow.ID) (Result, error) {
 	since := mono.Now()
 	var shares []share
@@ -232,7 +236,9 @@ func (d *Driver) UploadFlows(ctx context.Context, ids []flow.ID) (Result, error)
 			shares = append(shares, s)
 		}
 	}
-	return collect(ctx, since, nil, shares)
+	r, err := collect(ctx, since, nil, shares)
+	d.heirs.settle(ctx)
+	return r, err
 }
 
 // split parts the flows that the uplink's table has from the others.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"toehold/internal/abi"
+	"toehold/internal/bpf"
 	"toehold/internal/flow"
 	"toehold/internal/handover"
 	"toehold/internal/shm"
@@ -38,6 +39,18 @@ func (u *uplink) Unsteer(keys []flow.Key) error {
 		return nil
 	}
 	return u.set.Unsteer(keys)
+}
+
+// Inherit hands over the congestion windows that the device last published,
+// of connections that it owned.
+func (u *uplink) Inherit(conns []*handover.Conn) {
+	list := make([]bpf.Window, 0, len(conns))
+	for _, c := range conns {
+		if h := u.hardware(c.HWID); h != nil && h.Cwnd != 0 {
+			list = append(list, bpf.Window{Key: c.Key, Cwnd: h.Cwnd, Ssthresh: h.Ssthresh})
+		}
+	}
+	u.heirs.add(list)
 }
 
 // Describe writes the parts of the block whose writer is the driver.

@@ -19,7 +19,7 @@ import (
 )
 
 func testUplink() *uplink {
-	return newUplink("eth9", &Config{MaxConnections: 4, StaleAfter: 100 * time.Millisecond, Log: slog.New(slog.DiscardHandler)}, testJournal())
+	return newUplink("eth9", &Config{MaxConnections: 4, StaleAfter: 100 * time.Millisecond, Log: slog.New(slog.DiscardHandler)}, testJournal(), newHeirs())
 }
 
 // The time of moves that overlap is shared out; refusals stand apart.

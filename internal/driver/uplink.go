@@ -41,6 +41,7 @@ type uplink struct {
 	cfg     *Config
 	log     *slog.Logger
 	journal *Journal
+	heirs   *heirs
 
 	calls chan func()
 	ended chan struct{} // closed when the loop has ended
@@ -90,9 +91,9 @@ type request struct {
 	done     chan []handover.Outcome // takes the outcomes once, and never blocks the loop
 }
 
-func newUplink(name string, cfg *Config, j *Journal) *uplink {
+func newUplink(name string, cfg *Config, j *Journal, h *heirs) *uplink {
 	u := &uplink{
-		name: name, cfg: cfg, journal: j, log: cfg.Log.With("uplink", name),
+		name: name, cfg: cfg, journal: j, heirs: h, log: cfg.Log.With("uplink", name),
 		calls: make(chan func()), ended: make(chan struct{}),
 		requests: make(map[uint64]*request), counters: counters{refused: make(map[string]int)},
 		down: "not started",

@@ -13,7 +13,7 @@
 //	Describe  write the block's kernel-level part           nothing: a block without an owner is not read
 //	Own       the device answers for the connection         Pass
 //
-// An upload: Pass, Unsteer, Release. There is no way back from Unsteer, and
+// An upload: Pass, Unsteer, Inherit, Release. There is no way back from Unsteer, and
 // none is needed: the kernel has the connection.
 //
 // At any point both stacks can carry the connection, since the device

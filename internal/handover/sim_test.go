@@ -121,6 +121,18 @@ func (w *world) Unsteer(keys []flow.Key) error {
 	return nil
 }
 
+// Inherit cannot fail; it is for flows that are the kernel's.
+func (w *world) Inherit(conns []*Conn) {
+	var keys []flow.Key
+	for _, c := range conns {
+		keys = append(keys, c.Key)
+		if _, steered := w.steered[c.Key]; steered {
+			w.log = append(w.log, "inherit while steered")
+		}
+	}
+	w.log = append(w.log, "inherit "+names(keys))
+}
+
 func (w *world) Describe(c *Conn) error {
 	if err := w.call("describe %s", nameOf(c.Flow)); err != nil {
 		return err

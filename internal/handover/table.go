@@ -19,6 +19,9 @@ type Hands interface {
 	Steer(keys []flow.Key, ids []abi.HWID) error
 	// Unsteer gives flows back to the kernel; flows not steered are no error.
 	Unsteer(keys []flow.Key) error
+	// Inherit gives the kernel's sockets of flows that are un-steered the
+	// congestion windows that the device had, soon. Nothing depends on it.
+	Inherit(conns []*Conn)
 	// Describe writes the kernel-level part of the connection's block.
 	Describe(c *Conn) error
 	// Offer sends an Admit of at most abi.MaxEntries offers.

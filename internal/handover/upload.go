@@ -82,7 +82,7 @@ func (t *Table) passing(now mono.Time, answers []abi.Answer) {
 	t.unsteer(now, conns)
 }
 
-// unsteer is Unsteer and Release. No way back from here, and none is needed.
+// unsteer is Unsteer, Inherit and Release. No way back from here, and none is needed.
 func (t *Table) unsteer(now mono.Time, conns []*Conn) {
 	if len(conns) == 0 {
 		return
@@ -97,6 +97,7 @@ func (t *Table) unsteer(now mono.Time, conns []*Conn) {
 	for _, c := range conns {
 		c.arrived = now // what is left is the device's tidying up
 	}
+	t.hands.Inherit(conns)
 	t.release(now, conns)
 }
 
@@ -224,6 +225,7 @@ func (t *Table) Lost(now mono.Time, why abi.Reason) error {
 		if err := t.hands.Unsteer(t.keysOf(all)); err != nil {
 			return err
 		}
+		t.hands.Inherit(all)
 	}
 	for _, c := range all {
 		t.lose(now, c, why)

@@ -65,6 +65,8 @@ static long (*bpf_skb_load_bytes)(const void *skb, u32 offset, void *to,
 static long (*bpf_skb_change_head)(struct __sk_buff *skb, u32 len,
 				   u64 flags) = (void *)43;
 static u64 (*bpf_get_socket_cookie)(void *sk) = (void *)46;
+static long (*bpf_setsockopt)(void *sk, int level, int option, void *value,
+			      int len) = (void *)49;
 static long (*bpf_sk_release)(void *sk) = (void *)86;
 static struct sock_common *(*bpf_skc_lookup_tcp)(void *ctx,
 						 struct bpf_sock_tuple *tuple,

@@ -88,7 +88,11 @@ struct inet_sock {
 };
 
 struct tcp_congestion_ops {
+	u32 (*ssthresh)(struct sock *sk);
+	void (*cong_avoid)(struct sock *sk, u32 ack, u32 acked);
+	u32 (*undo_cwnd)(struct sock *sk);
 	char name[16];
+	void (*init)(struct sock *sk);
 };
 
 struct tcp_ulp_ops;
@@ -133,7 +137,7 @@ struct tcp_sock {
 	u64 bytes_received;
 	u32 rcv_wup;
 	u64 bytes_acked;
-	u32 total_retrans;
+	u32 total_retrans, snd_cwnd_clamp;
 };
 
 struct tcp_sock___usec { /* Linux 6.7 */

@@ -20,8 +20,6 @@ enum { /* include/net/tcp_states.h */
 };
 
 enum {
-	AF_INET = 2,
-	AF_INET6 = 10,
 	TCP_ECN_MODE_ANY = 1 | 16, /* RFC 3168, and AccECN of Linux 6.18 */
 	TCP_TIMEOUT_INIT = 1000000, /* us: no round trip measured yet */
 };

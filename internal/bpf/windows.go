@@ -1,0 +1,180 @@
+package bpf
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"toehold/internal/flow"
+)
+
+// A Window is what a connection's socket is to be given: congestion window and
+// slow-start threshold, in segments.
+type Window struct {
+	Key            flow.Key
+	Cwnd, Ssthresh uint32
+}
+
+// maxWindows is the size of the map wanted of c/windows.c.
+const maxWindows = 4096
+
+// Windows sets the congestion windows of kernel sockets. It registers a
+// congestion control named toehold_PID, which no socket keeps, for as long as
+// it is open. Set may be called from several goroutines.
+type Windows struct {
+	objects    windowsObjects
+	registered int // descriptor of the link that registers the congestion control
+	iterator   *link.Iter
+	mu         sync.Mutex // of the map wanted
+}
+
+// LoadWindows loads the programs and registers the congestion control.
+func LoadWindows() (*Windows, error) {
+	w := &Windows{registered: -1}
+	if err := w.load(); err != nil {
+		return nil, errors.Join(err, w.Close())
+	}
+	return w, nil
+}
+
+func (w *Windows) load() error {
+	spec, err := loadWindows()
+	if err != nil {
+		return err
+	}
+	var name [16]byte
+	copy(name[:], fmt.Sprintf("toehold_%d", os.Getpid()))
+	if err := rename(spec, name); err != nil {
+		return err
+	}
+	if err := spec.LoadAndAssign(&w.objects, nil); err != nil {
+		return Missing("congestion control in BPF (struct_ops)", "6.4", err)
+	}
+	if w.registered, err = register(w.objects.Lent); err != nil {
+		return Missing("congestion control in BPF (struct_ops link)", "6.4", err)
+	}
+	w.iterator, err = link.AttachIter(link.IterOptions{Program: w.objects.windowsPrograms.Windows})
+	return Missing("BPF iterators", "5.8", err)
+}
+
+// rename gives the congestion control a name of this process, as two of one
+// name cannot be.
+func rename(spec *ebpf.CollectionSpec, name [16]byte) error {
+	if err := spec.Variables[windowsVarLentName].Set(name); err != nil {
+		return err
+	}
+	value := spec.Maps[windowsMapLent].Contents[0].Value.([]byte)
+	const at = 3 * 8 // of struct tcp_congestion_ops in c/kernel.h
+	if string(value[at:at+8]) != "toehold\x00" {
+		return errors.New("the congestion control's name is not where it should be")
+	}
+	copy(value[at:], name[:])
+	return nil
+}
+
+// register makes the link that a struct_ops map is registered by
+// (BPF_LINK_CREATE); it lasts as long as the descriptor.
+func register(m *ebpf.Map) (int, error) {
+	attr := struct {
+		mapFD, target, attachType, flags uint32
+		_                                [48]byte
+	}{mapFD: uint32(m.FD()), attachType: uint32(ebpf.AttachStructOps)}
+	fd, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_LINK_CREATE, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+	if errno != 0 {
+		return -1, errno
+	}
+	return int(fd), nil
+}
+
+// Set gives sockets of the calling thread's network namespace their windows.
+// It finds them by a walk over all connections, and holds the lock of one
+// after the other. Sockets whose congestion control computes the window from
+// what it measures, and those that have gone, are left as they are; so are
+// those that the kernel does not let change. It returns how many have the
+// windows now.
+func (w *Windows) Set(list []Window) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	count := 0
+	for len(list) > 0 {
+		n := min(len(list), maxWindows)
+		set, err := w.set(list[:n])
+		if count += set; err != nil {
+			return count, fmt.Errorf("set %d congestion windows: %w", n, err)
+		}
+		list = list[n:]
+	}
+	return count, nil
+}
+
+func (w *Windows) set(list []Window) (int, error) {
+	keys, values := make([]octets, len(list)), make([]uint64, len(list))
+	for i := range list {
+		keys[i] = asOctets([]flow.Key{list[i].Key})[0]
+		values[i] = uint64(list[i].Ssthresh)<<32 | uint64(list[i].Cwnd)
+	}
+	if _, err := w.objects.Wanted.BatchUpdate(keys, values, nil); err != nil {
+		return 0, err
+	}
+	count, err := w.walk()
+	return count, errors.Join(err, w.forget(keys))
+}
+
+// forget empties the map; a key that was given twice is not there any more.
+func (w *Windows) forget(keys []octets) error {
+	for len(keys) > 0 {
+		done, err := w.objects.Wanted.BatchDelete(keys, nil)
+		if err == nil || !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return err
+		}
+		keys = keys[min(done+1, len(keys)):]
+	}
+	return nil
+}
+
+// The outcomes of c/windows.c that leave a socket with its windows.
+const (
+	windowSet      = 1
+	windowSame     = 2
+	windowReplaced = 5
+)
+
+// walk runs the iterator and counts the sockets that have their windows.
+func (w *Windows) walk() (int, error) {
+	file, err := w.iterator.Open()
+	if err != nil {
+		return 0, err
+	}
+	defer file.Close()
+	outcomes, err := io.ReadAll(file)
+	count := 0
+	for ; len(outcomes) >= 4; outcomes = outcomes[4:] {
+		switch binary.NativeEndian.Uint32(outcomes) {
+		case windowSet, windowSame, windowReplaced:
+			count++
+		}
+	}
+	return count, err
+}
+
+// Close unregisters the congestion control and closes everything.
+func (w *Windows) Close() error {
+	var errs []error
+	if w.registered >= 0 {
+		errs = append(errs, unix.Close(w.registered))
+		w.registered = -1
+	}
+	if w.iterator != nil {
+		errs = append(errs, w.iterator.Close())
+		w.iterator = nil
+	}
+	return errors.Join(append(errs, w.objects.Close())...)
+}

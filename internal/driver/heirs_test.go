@@ -1,0 +1,41 @@
+package driver
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+	"time"
+
+	"toehold/internal/bpf"
+)
+
+// Whoever waits goes on when what was added is done, when all ends, and when
+// it is not to wait any longer.
+func TestHeirs(t *testing.T) {
+	h := newHeirs()
+	late, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	h.settle(late) // nobody does anything yet
+	h.add([]bpf.Window{{Key: numbered(1).Key(), Cwnd: 7, Ssthresh: 5}})
+	go h.run(slog.New(slog.DiscardHandler))
+	h.settle(t.Context())
+	if list, waiting, _ := h.take(); len(list) != 0 || len(waiting) != 0 {
+		t.Errorf("%d windows, %d waiting are left", len(list), len(waiting))
+	}
+	h.add([]bpf.Window{{Key: numbered(2).Key(), Cwnd: 7, Ssthresh: 5}})
+	h.end()
+	if list, _, _ := h.take(); len(list) != 0 {
+		t.Errorf("%d windows were left at the end", len(list))
+	}
+	h.settle(t.Context())
+}
+
+func TestHeirsAreBounded(t *testing.T) {
+	h := newHeirs()
+	for range 3 {
+		h.add(make([]bpf.Window, mostHeirs/2+1))
+	}
+	if len(h.list) != mostHeirs {
+		t.Errorf("%d in the list, at most %d may be", len(h.list), mostHeirs)
+	}
+}
