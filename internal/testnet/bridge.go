@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -37,6 +38,9 @@ const (
 	// readTurn is how many frames of one direction are read before what is
 	// due is delivered.
 	readTurn = 64
+	// turnTime is how long a turn lasts at least: as network cards moderate
+	// their interrupts, so that a frame does not cost five wake-ups.
+	turnTime = 250 * time.Microsecond
 	// underWay is how many frames fly at most in one direction; a path
 	// without rate and queue could hold any number.
 	underWay = 1 << 16
@@ -94,12 +98,17 @@ func (b *Bridge) run() {
 	wait := []unix.PollFd{{Fd: int32(b.ways[0].from), Events: unix.POLLIN}, {Fd: int32(b.ways[1].from), Events: unix.POLLIN},
 		{Fd: int32(b.stop), Events: unix.POLLIN}}
 	for wait[2].Revents == 0 {
+		begin := mono.Now()
 		var timeout *unix.Timespec
-		if next := b.turn(mono.Now(), wait); next != 0 {
+		if next := b.turn(begin, wait); next != 0 {
 			ts := unix.NsecToTimespec(max(int64(next.Sub(mono.Now())), 0))
 			timeout = &ts
 		}
 		unix.Ppoll(wait, timeout, nil)
+		if rest := begin.Add(turnTime).Sub(mono.Now()); rest > 0 {
+			ts := unix.NsecToTimespec(int64(rest))
+			unix.Nanosleep(&ts, nil)
+		}
 	}
 }
 
