@@ -13,7 +13,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"toehold/internal/driver"
@@ -25,10 +24,9 @@ type Options struct {
 	JSON   bool
 	Rounds int           // of kernel and device by turns, whose medians count; 0: 5
 	Window time.Duration // of one measurement; 0: 1 s
-	Only   []string      // of bulk, request, moves, batch, paths; empty: all but paths
+	Only   []string      // of bulk, request, moves, batch; empty: all
 	Batch  int           // connections moved at once; 0: 1000
-	Paths  PathOptions
-	Out    io.Writer // nil: standard output
+	Out    io.Writer     // nil: standard output
 	// Progress is told what is being measured; nil: nobody.
 	Progress io.Writer
 	Program  string // the toehold binary; empty: this process's own
@@ -56,17 +54,30 @@ type bench struct {
 	server  *exec.Cmd
 	ended   chan struct{}
 	report  Report
-	saying  sync.Mutex // that progress is told by one at a time
 }
 
 // Run measures and prints, also what it had measured when something failed, but
 // not when the context ended. It needs root.
 func Run(ctx context.Context, o Options) error {
-	o.defaults()
+	if o.Rounds <= 0 {
+		o.Rounds = defaultRounds
+	}
+	if o.Window <= 0 {
+		o.Window = defaultWindow
+	}
+	if o.Batch <= 0 {
+		o.Batch = defaultBatch
+	}
+	if o.Out == nil {
+		o.Out = os.Stdout
+	}
+	if o.Progress == nil {
+		o.Progress = io.Discard
+	}
 	if os.Geteuid() != 0 {
 		return errors.New("the benchmark makes network namespaces and needs root: run it with sudo")
 	}
-	if err := errors.Join(CheckParts(o.Only), o.Paths.check()); err != nil {
+	if err := CheckParts(o.Only); err != nil {
 		return err
 	}
 	b := &bench{Options: o}
@@ -83,38 +94,9 @@ func Run(ctx context.Context, o Options) error {
 	return errors.Join(err, b.clean(), b.report.print(o.Out, o.JSON))
 }
 
-func (o *Options) defaults() {
-	if o.Rounds <= 0 {
-		o.Rounds = defaultRounds
-	}
-	if o.Window <= 0 {
-		o.Window = defaultWindow
-	}
-	if o.Batch <= 0 {
-		o.Batch = defaultBatch
-	}
-	if o.Out == nil {
-		o.Out = os.Stdout
-	}
-	if o.Progress == nil {
-		o.Progress = io.Discard
-	}
-	o.Paths.defaults()
-}
-
-// all makes the places to measure in and measures.
+// all makes the place to measure in and measures.
 func (b *bench) all(ctx context.Context) error {
-	b.report.CPUs = runtime.NumCPU()
-	b.report.Kernel = kernelRelease()
-	if slices.Contains(b.Only, "paths") {
-		if err := b.paths(ctx); err != nil {
-			return fmt.Errorf("paths: %w", err)
-		}
-		if len(b.Only) == 1 {
-			return nil
-		}
-	}
-	if err := b.build(ctx, rig.Options{Name: "bench"}); err != nil {
+	if err := b.build(ctx); err != nil {
 		return err
 	}
 	for _, part := range []struct {
@@ -136,7 +118,7 @@ func (b *bench) wanted(part string) bool {
 }
 
 // parts are what Only may name.
-var parts = []string{"bulk", "request", "moves", "batch", "paths"}
+var parts = []string{"bulk", "request", "moves", "batch"}
 
 // CheckParts refuses a part that there is not.
 func CheckParts(names []string) error {
@@ -150,10 +132,10 @@ func CheckParts(names []string) error {
 
 const port = 7000
 
-// build starts a rig and the server in it.
-func (b *bench) build(ctx context.Context, o rig.Options) (err error) {
-	o.Program, o.Daemon = b.Program, []string{"--stale-after", staleAfter}
-	if b.rig, err = rig.Start(ctx, o); err != nil {
+func (b *bench) build(ctx context.Context) (err error) {
+	b.report.CPUs = runtime.NumCPU()
+	b.report.Kernel = kernelRelease()
+	if b.rig, err = rig.Start(ctx, rig.Options{Name: "bench", Program: b.Program, Daemon: []string{"--stale-after", staleAfter}}); err != nil {
 		return err
 	}
 	b.address = netip.AddrPortFrom(b.rig.Net.HostIP4, port).String()
@@ -205,8 +187,6 @@ func (b *bench) clean() error {
 }
 
 func (b *bench) progress(format string, args ...any) {
-	b.saying.Lock()
-	defer b.saying.Unlock()
 	fmt.Fprintf(b.Progress, format+"\n", args...)
 }
 

@@ -1,8 +1,6 @@
 package tcp
 
 import (
-	"time"
-
 	"toehold/internal/mono"
 	"toehold/internal/tcb"
 )
@@ -20,15 +18,16 @@ type algorithm interface {
 	// grow raises the window for s.acked octets. It is called outside of fast
 	// recovery, and only when the window limited what was sent.
 	grow(g *congestion, s sample)
-	// threshold returns ssthresh in octets as a reduction begins, by a loss
-	// or by ECN, with flight octets in flight.
-	threshold(g *congestion, flight uint32) uint32
+	// threshold returns ssthresh in octets as a reduction begins, which e says
+	// the reason of, with flight octets in flight.
+	threshold(g *congestion, flight uint32, e happening) uint32
 	// event tells what happened to the window beside acknowledgments.
 	event(g *congestion, now mono.Time, e happening)
-	// save and load cross to another stack with the connection. What load
-	// does not find is zero; a value out of range must do no harm.
+	// save and load cross to another stack with the connection. The state of
+	// another algorithm is none of its own; a value out of range must do no
+	// harm. load is called when everything else in g is set.
 	save(now mono.Time, s *tcb.Snapshot)
-	load(now mono.Time, s *tcb.Snapshot)
+	load(g *congestion, now mono.Time, s *tcb.Snapshot)
 }
 
 // A controller is an algorithm that sets window and pacing rate by itself with
@@ -48,8 +47,7 @@ const (
 	beganCWR                       // a reduction for ECN, after threshold
 	ended                          // of any of these, when all that was in flight is acknowledged
 	undone                         // the reduction was for nothing: window and threshold are as before
-	restarted                      // sending after idleness of more than a timeout
-	resized                        // g.mss changed
+	restarted                      // sending with nothing in flight (Linux CA_EVENT_TX_START)
 )
 
 // algorithms by name; nil is no congestion control, for the hop to the
@@ -76,6 +74,7 @@ type congestion struct {
 	priorSsthresh  uint32
 	limited        bool   // cwnd kept something from being sent since the last acknowledgment
 	pacing         uint64 // octets a second that may leave, 0: not paced
+	use            validation
 	algorithm      algorithm
 }
 
@@ -91,7 +90,8 @@ func (g *congestion) restore(now mono.Time, a algorithm, s *tcb.Snapshot) {
 		g.cwnd = unlimited
 		return
 	}
-	a.load(now, s)
+	g.use = validation{srtt: micros(max(s.SRTT, 0)), low: s.SndUna, high: s.SndNxt}
+	a.load(g, now, s)
 }
 
 func (g *congestion) snapshot(now mono.Time, s *tcb.Snapshot) {
@@ -119,16 +119,22 @@ func (g *congestion) floor(mss uint32) {
 }
 
 func (g *congestion) tell(now mono.Time, e happening) {
-	if g.algorithm != nil {
-		g.algorithm.event(g, now, e)
+	if g.algorithm == nil {
+		return
 	}
+	if e == ended || e == undone {
+		g.revalidate(e)
+	}
+	g.algorithm.event(g, now, e)
 }
 
 // observe is the first look at an acknowledgment.
 func (g *congestion) observe(s sample) {
-	if g.algorithm != nil {
-		g.algorithm.observe(g, s)
+	if g.algorithm == nil {
+		return
 	}
+	g.validate(s)
+	g.algorithm.observe(g, s)
 }
 
 // control lets an algorithm that controls everything do so, and reports
@@ -142,10 +148,12 @@ func (g *congestion) control(s sample) bool {
 }
 
 // onAck grows the window, outside of fast recovery. A window that did not
-// limit anything says nothing about the path and does not grow (RFC 7661; as
-// Linux, tcp_is_cwnd_limited).
+// limit anything says nothing about the path and does not grow; in slow start,
+// where it runs ahead of what was sent, half of it in use will do (Linux
+// tcp_is_cwnd_limited).
 func (g *congestion) onAck(s sample) {
-	if g.algorithm == nil || !g.limited {
+	half := g.cwnd < g.ssthresh && uint64(g.use.most(s.before))*2 > uint64(g.cwnd)
+	if g.algorithm == nil || !g.limited && !half {
 		return
 	}
 	g.limited = false
@@ -163,7 +171,7 @@ func (g *congestion) slowStart(acked uint32) uint32 {
 	return acked - n
 }
 
-func (g *congestion) raise(n uint32) { g.cwnd = min(g.cwnd+n, unlimited-1) }
+func (g *congestion) raise(n uint32) { g.cwnd = min(g.cwnd+min(n, unlimited), unlimited-1) }
 
 // reduce begins a reduction: ssthresh is set, the window itself is for the
 // caller to bring down.
@@ -172,7 +180,8 @@ func (g *congestion) reduce(now mono.Time, flight uint32, e happening) {
 		return
 	}
 	g.priorCwnd, g.priorSsthresh = g.cwnd, g.ssthresh
-	g.ssthresh = g.algorithm.threshold(g, flight)
+	g.invalidated(flight, e)
+	g.ssthresh = g.algorithm.threshold(g, flight, e)
 	g.tell(now, e)
 }
 
@@ -183,21 +192,4 @@ func (g *congestion) undo(now mono.Time) {
 	}
 	g.cwnd, g.ssthresh = max(g.cwnd, g.priorCwnd), max(g.ssthresh, g.priorSsthresh)
 	g.tell(now, undone)
-}
-
-// idle halves the window for each timeout that nothing was sent for, down to
-// the initial one (RFC 5681, section 4.1; RFC 2861 as in Linux).
-func (g *congestion) idle(now mono.Time, since, rto time.Duration) {
-	if g.algorithm == nil || since <= rto {
-		return
-	}
-	if g.ssthresh < unlimited {
-		g.ssthresh = max(g.ssthresh, g.cwnd/4*3)
-	}
-	floor := min(initialWindow*g.mss, g.cwnd)
-	for ; since > rto && g.cwnd > floor; since -= rto {
-		g.cwnd /= 2
-	}
-	g.cwnd = max(g.cwnd, floor)
-	g.tell(now, restarted)
 }

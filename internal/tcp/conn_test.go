@@ -32,7 +32,7 @@ func TestRestoreRefusesAndTakesNothing(t *testing.T) {
 		opts tcp.Options
 	}{
 		{"broken promise", func(s *tcb.Snapshot) { s.RcvAcked++ }, tcp.Options{}},
-		{"unknown congestion control", func(s *tcb.Snapshot) {}, tcp.Options{CC: "bbr"}},
+		{"unknown congestion control", func(s *tcb.Snapshot) {}, tcp.Options{CC: "vegas"}},
 	} {
 		var c tcp.Conn
 		s := established(tt.edit)

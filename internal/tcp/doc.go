@@ -31,10 +31,11 @@
 //
 // RFC 9293, with 2018 and 2883 (SACK), 5681, 6582 and 6675 (recovery), 3042
 // (limited transmit), 5961 (blind attacks), 6298 (timeout; Linux's floor of
-// 200 ms), 7323 (timestamps, scaling) and 9438 (CUBIC). A file holds a
-// mechanism: send and queue, recv, reasm and ranges, accept, ack, sack,
-// recovery, rto, rtt, congestion with cubic and reno, window, through, close,
-// timestamp, timer, output.
+// 200 ms), 7323 (timestamps, scaling), 7661 (window validation), 9406
+// (HyStart++) and 9438 (CUBIC). A file holds a mechanism: send and queue, recv,
+// reasm and ranges, accept, ack, sack, recovery, rto, rtt, congestion with
+// cubic, hystart, reno, dctcp, bbr and cwv, window, through, close, timestamp,
+// timer, output.
 //
 // It never gives a connection up: while nobody acknowledges, it backs off to
 // two minutes and goes on. Whether a connection is worth that is for the
