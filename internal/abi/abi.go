@@ -105,6 +105,8 @@ const (
 	FlagECN                     // RFC 3168 negotiated
 	FlagPeerFIN                 // the peer's FIN has been received in order
 	FlagLocalFIN                // S has sent its FIN
+	FlagEchoCE                  // S says ECE until the peer says CWR
+	FlagCWRDue                  // S has reduced its window and is yet to say CWR
 )
 
 // A KernelState is kernel-level state of a connection as the software stack
@@ -148,6 +150,7 @@ const (
 	SpecialRepair
 	SpecialSockmap
 	SpecialMissing // the kernel has no full socket for the flow
+	SpecialAccECN
 )
 
 // A KernelPart is the kernel-level part of a block. Its writer is the driver.

@@ -97,8 +97,6 @@ func (d *Device) admissible(o *abi.Offer) abi.Reason {
 	switch {
 	case o.Key.ID() == flow.ID{} || o.MSS == 0 || o.MSS > tcb.MaxMSS:
 		return abi.InternalError
-	case o.Flags&abi.FlagECN != 0:
-		return abi.ECN
 	case d.flows[o.Key] != nil:
 		return abi.AlreadyOnDevice
 	case len(d.free) == 0:

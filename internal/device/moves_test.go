@@ -197,7 +197,6 @@ func TestAdmission(t *testing.T) {
 		want abi.Reason
 	}{
 		{"the same flow again", func(o *abi.Offer) { o.Key = testKey }, abi.AlreadyOnDevice},
-		{"ECN", func(o *abi.Offer) { o.Flags = abi.FlagECN }, abi.ECN},
 		{"no MSS", func(o *abi.Offer) { o.MSS = 0 }, abi.InternalError},
 		{"no family", func(o *abi.Offer) { o.Key.Family = 0 }, abi.InternalError},
 	} {

@@ -29,6 +29,7 @@ func (d *Device) own(now mono.Time, c *conn) error {
 	towardsPeer.RTO = time.Duration(k.RTO) * time.Microsecond
 	towardsPeer.Cwnd, towardsPeer.Ssthresh = max(k.SndCwnd, 2), max(k.SndSsthresh, 2)
 	c.setStamps(now, &towardsPeer, &towardsHost)
+	c.setECN(&towardsPeer, &towardsHost)
 	if k.Flags&abi.FlagPeerFIN != 0 {
 		towardsPeer.State, towardsPeer.PeerFIN = tcb.CloseWait, true
 		towardsHost.State, towardsHost.FINSent = tcb.FinWait2, true
@@ -135,6 +136,7 @@ func (d *Device) fromPeer(now mono.Time, c *conn, p *wire.Packet, raw rawFrame) 
 		c.host.Abort()
 		c.reset = abi.ResetByPeer
 	}
+	c.host.MarkNext(ev)
 	if ev&tcp.Probed != 0 {
 		// Answered with what is known; S is asked too, in case its last
 		// window update was lost on the way here.
@@ -283,6 +285,7 @@ func passedUpTo(e *tcp.Conn, nxt seqnum.Value, fin bool) track {
 // keepState keeps what the engine has learned, for the next one, and the
 // latest timestamp that it may have sent.
 func (c *conn) keepState(now mono.Time) {
+	c.keepECN()
 	m, k := c.metrics(), &c.kernel
 	k.SRTT, k.RTTVar, k.RTO, k.SndCwnd, k.SndSsthresh, k.MSS = m.SRTT, m.RTTVar, 0, m.Cwnd, m.Ssthresh, m.MSS
 	c.left = windows{m.Cwnd, m.Ssthresh}

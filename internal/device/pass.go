@@ -35,6 +35,7 @@ func (d *Device) passFromHost(now mono.Time, c *conn, p *wire.Packet, raw rawFra
 	c.liftStamp(p, raw)
 	if s.Flags&wire.RST == 0 {
 		c.stampHost.note(s)
+		c.noteECN(s)
 		if d.keeps(c) || s.Payload.Len == 0 {
 			c.out.sent(s.Seq, s.Payload, s.Flags&wire.FIN != 0)
 		}

@@ -54,7 +54,7 @@ type spoken struct {
 
 // faults of the wire: probabilities, and the longest extra delay.
 type faults struct {
-	lose, double, corrupt, reorder float64
+	lose, double, corrupt, reorder, mark float64
 	delay                          time.Duration
 }
 
@@ -113,8 +113,12 @@ func newWorld(t *testing.T, seed uint64, f faults) *world {
 	iss, irs := seqnum.Value(w.r.Uint32()), seqnum.Value(w.r.Uint32())
 	sack := w.r.IntN(4) != 0
 	ts := w.r.IntN(4) != 0
-	a := tcb.Snapshot{SndUna: iss, RcvNxt: irs, SACK: sack, Timestamps: ts, TSOffset: w.r.Uint32()}
-	b := tcb.Snapshot{SndUna: irs, RcvNxt: iss, SACK: sack, Timestamps: ts, TSOffset: w.r.Uint32()}
+	ecn := w.r.IntN(2) != 0
+	if ecn {
+		w.faults.mark = 0.05
+	}
+	a := tcb.Snapshot{SndUna: iss, RcvNxt: irs, SACK: sack, Timestamps: ts, ECN: ecn, TSOffset: w.r.Uint32()}
+	b := tcb.Snapshot{SndUna: irs, RcvNxt: iss, SACK: sack, Timestamps: ts, ECN: ecn, TSOffset: w.r.Uint32()}
 	a.TSRecent, b.TSRecent = b.TSOffset+uint32(w.now.Milliseconds()), a.TSOffset+uint32(w.now.Milliseconds())
 	w.program = w.endpoint("program", testKey, a)
 	w.peer = w.endpoint("peer", testKey.Reverse(), b)
@@ -253,6 +257,9 @@ func (w *world) onWire(b []byte, to func([]byte)) {
 		if w.r.Float64() < f.corrupt {
 			corrupt(w.r, c, w.linkHeader())
 		}
+		if w.r.Float64() < f.mark {
+			mark(c[wire.VNetLen+w.linkHeader():][:20])
+		}
 		delay := f.delay
 		if w.r.Float64() < f.reorder {
 			delay += time.Duration(w.r.Int64N(int64(f.delay) + 1))
@@ -276,6 +283,17 @@ func corrupt(r *rand.Rand, b []byte, link int) {
 	}
 	at := wire.VNetLen + link + 20 + r.IntN(len(b)-wire.VNetLen-link-20)
 	b[at] ^= 1 << r.IntN(8)
+}
+
+// mark is what a router does to an ECN-capable packet instead of dropping it.
+func mark(ip []byte) {
+	if ip[1]&3 == wire.NotECT {
+		return
+	}
+	ip[1] |= wire.CE
+	ip[10], ip[11] = 0, 0
+	sum := ^onesSum(ip)
+	ip[10], ip[11] = byte(sum>>8), byte(sum)
 }
 
 func onesSum(b []byte) uint16 {
@@ -479,6 +497,15 @@ func (e *endpoint) kernelState() abi.KernelState {
 	}
 	if s.PeerFIN {
 		k.Flags |= abi.FlagPeerFIN
+	}
+	if s.ECN {
+		k.Flags |= abi.FlagECN
+	}
+	if s.EchoCE {
+		k.Flags |= abi.FlagEchoCE
+	}
+	if s.CWRDue {
+		k.Flags |= abi.FlagCWRDue
 	}
 	return k
 }

@@ -99,11 +99,8 @@ func verdict(s *abi.KernelState) abi.Reason {
 			return v.reason
 		}
 	}
-	switch {
-	case s.State != tcpEstablished && s.State != tcpCloseWait:
+	if s.State != tcpEstablished && s.State != tcpCloseWait {
 		return abi.NotEstablished
-	case s.Flags&abi.FlagECN != 0:
-		return abi.ECN
 	}
 	return abi.None
 }
@@ -128,4 +125,5 @@ var specials = [...]struct {
 	{abi.SpecialRepair, abi.Repair},
 	{abi.SpecialIPOptions, abi.IPOptions},
 	{abi.SpecialUrgent, abi.UrgentData},
+	{abi.SpecialAccECN, abi.ECN},
 }

@@ -31,16 +31,22 @@
 //
 // RFC 9293, with 2018 and 2883 (SACK), 5681, 6582 and 6675 (recovery), 3042
 // (limited transmit), 5961 (blind attacks), 6298 (timeout; Linux's floor of
-// 200 ms), 7323 (timestamps, scaling), 7661 (window validation), 9406
-// (HyStart++) and 9438 (CUBIC). A file holds a mechanism: send and queue, recv,
-// reasm and ranges, accept, ack, sack, recovery, rto, rtt, congestion with
-// cubic, hystart, reno, dctcp, bbr and cwv, window, through, close, timestamp,
-// timer, output.
+// 200 ms), 7323 (timestamps, scaling), 3168 and 8257 (ECN, DCTCP), 7661 (window
+// validation), 9406 (HyStart++) and 9438 (CUBIC). A file holds a mechanism:
+// send and queue, recv, reasm and ranges, accept, ack, sack, recovery, rto, rtt,
+// congestion with cubic, hystart, reno, dctcp, bbr and cwv, ecn, window,
+// through, close, timestamp, timer, output; and of what a program sets delack,
+// nagle, keepalive, autotune.
 //
-// It never gives a connection up: while nobody acknowledges, it backs off to
-// two minutes and goes on. Whether a connection is worth that is for the
-// program's own socket, whose octets are not acknowledged either, or for who
-// drives the engine.
+// Without Through it is a whole endpoint and also does what a program sets of
+// a socket: Nagle and TCP_CORK, delayed acknowledgments and TCP_QUICKACK,
+// keepalive, the user timeout, buffers that tune themselves. With Through the
+// program's own socket does, and its setters here do nothing.
+//
+// It gives a connection up by keepalive or by the user timeout (TimedOut) and
+// by nothing else: while nobody acknowledges, it backs off to two minutes and
+// goes on. Whether a connection is worth that is for the program's own socket,
+// whose octets are not acknowledged either, or for who drives the engine.
 //
 // # What it costs
 //

@@ -125,6 +125,9 @@ func (c *Conn) queueCWR() {
 	}
 }
 
+// ECN is what is yet to be said: ECE on everything, CWR on the next new data.
+func (c *Conn) ECN() (echo, cwr bool) { return c.ecn.echo, c.ecn.cwrDue }
+
 // MarkNext passes on what a correspondent's segment said: that the network
 // marked it (Marked), that its sender reduced its window (Reduced). The next
 // new data says the same.

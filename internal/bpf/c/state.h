@@ -20,7 +20,10 @@ enum { /* include/net/tcp_states.h */
 };
 
 enum {
-	TCP_ECN_MODE_ANY = 1 | 16, /* RFC 3168, and AccECN of Linux 6.18 */
+	TCP_ECN_OK = 1 << 0,
+	TCP_ECN_QUEUE_CWR = 1 << 1,
+	TCP_ECN_DEMAND_CWR = 1 << 2,
+	TCP_ECN_MODE_ACCECN = 1 << 4, /* Linux 6.18 */
 	TCP_TIMEOUT_INIT = 1000000, /* us: no round trip measured yet */
 };
 
@@ -71,6 +74,17 @@ static ALWAYS_INLINE void read_path(struct tcp_sock *tp, struct kernel_state *k)
 	k->ts_recent = tp->rx_opt.ts_recent;
 }
 
+static ALWAYS_INLINE void read_ecn(u8 ecn, struct kernel_state *k)
+{
+	if (!(ecn & TCP_ECN_OK))
+		return;
+	k->flags |= FLAG_ECN;
+	if (ecn & TCP_ECN_DEMAND_CWR)
+		k->flags |= FLAG_ECHO_CE;
+	if (ecn & TCP_ECN_QUEUE_CWR)
+		k->flags |= FLAG_CWR_DUE;
+}
+
 static ALWAYS_INLINE void read_options(struct tcp_sock *tp,
 				       struct kernel_state *k)
 {
@@ -84,8 +98,7 @@ static ALWAYS_INLINE void read_options(struct tcp_sock *tp,
 		k->flags |= FLAG_SACK;
 	if (BITS(o, wscale_ok))
 		k->flags |= FLAG_WINDOW_SCALE;
-	if (tp->ecn_flags & TCP_ECN_MODE_ANY)
-		k->flags |= FLAG_ECN;
+	read_ecn(tp->ecn_flags, k);
 }
 
 static ALWAYS_INLINE void read_fins(struct kernel_state *k)
@@ -150,6 +163,8 @@ static ALWAYS_INLINE u32 read_special(struct tcp_sock *tp)
 	/* A psock, or another part of the kernel that owns the socket. */
 	if (READ(icsk, icsk_inet.sk.sk_user_data))
 		special |= SPECIAL_SOCKMAP;
+	if (tp->ecn_flags & TCP_ECN_MODE_ACCECN)
+		special |= SPECIAL_ACCECN;
 	return special;
 }
 

@@ -38,6 +38,8 @@ enum {
 	FLAG_ECN = 1 << 3,
 	FLAG_PEER_FIN = 1 << 4,
 	FLAG_LOCAL_FIN = 1 << 5,
+	FLAG_ECHO_CE = 1 << 6,
+	FLAG_CWR_DUE = 1 << 7,
 };
 
 enum {
@@ -50,6 +52,7 @@ enum {
 	SPECIAL_REPAIR = 1 << 6,
 	SPECIAL_SOCKMAP = 1 << 7,
 	SPECIAL_MISSING = 1 << 8,
+	SPECIAL_ACCECN = 1 << 9,
 };
 
 struct kernel_state {
