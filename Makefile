@@ -17,7 +17,7 @@ EXEC    := $(if $(SUDO),-exec '$(SUDO)')
 RUNS    ?= 500000
 SEED    ?= 10000
 
-.PHONY: build demo test soak lint generate fuzz bench clean
+.PHONY: build demo test soak lint generate fuzz bench paths clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/toehold ./cmd/toehold
@@ -55,6 +55,10 @@ fuzz:
 bench: build
 	$(GO) test -run '^$$' -bench . -benchmem -timeout $(TIMEOUT) $(EXEC) $(PKGS)
 	$(SUDO) bin/toehold bench
+
+# The table of docs/PATHS.md, some six minutes on two idle processors.
+paths: build
+	$(SUDO) bin/toehold bench --only paths
 
 clean:
 	rm -rf bin

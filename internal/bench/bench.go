@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"toehold/internal/driver"
@@ -24,9 +25,10 @@ type Options struct {
 	JSON   bool
 	Rounds int           // of kernel and device by turns, whose medians count; 0: 5
 	Window time.Duration // of one measurement; 0: 1 s
-	Only   []string      // of bulk, request, moves, batch; empty: all
+	Only   []string      // of bulk, request, moves, batch, paths; empty: all but paths
 	Batch  int           // connections moved at once; 0: 1000
-	Out    io.Writer     // nil: standard output
+	Paths  PathOptions
+	Out    io.Writer // nil: standard output
 	// Progress is told what is being measured; nil: nobody.
 	Progress io.Writer
 	Program  string // the toehold binary; empty: this process's own
@@ -54,30 +56,17 @@ type bench struct {
 	server  *exec.Cmd
 	ended   chan struct{}
 	report  Report
+	saying  sync.Mutex // that progress is told by one at a time
 }
 
 // Run measures and prints, also what it had measured when something failed, but
 // not when the context ended. It needs root.
 func Run(ctx context.Context, o Options) error {
-	if o.Rounds <= 0 {
-		o.Rounds = defaultRounds
-	}
-	if o.Window <= 0 {
-		o.Window = defaultWindow
-	}
-	if o.Batch <= 0 {
-		o.Batch = defaultBatch
-	}
-	if o.Out == nil {
-		o.Out = os.Stdout
-	}
-	if o.Progress == nil {
-		o.Progress = io.Discard
-	}
+	o.defaults()
 	if os.Geteuid() != 0 {
 		return errors.New("the benchmark makes network namespaces and needs root: run it with sudo")
 	}
-	if err := CheckParts(o.Only); err != nil {
+	if err := errors.Join(CheckParts(o.Only), o.Paths.check()); err != nil {
 		return err
 	}
 	b := &bench{Options: o}
@@ -94,9 +83,38 @@ func Run(ctx context.Context, o Options) error {
 	return errors.Join(err, b.clean(), b.report.print(o.Out, o.JSON))
 }
 
-// all makes the place to measure in and measures.
+func (o *Options) defaults() {
+	if o.Rounds <= 0 {
+		o.Rounds = defaultRounds
+	}
+	if o.Window <= 0 {
+		o.Window = defaultWindow
+	}
+	if o.Batch <= 0 {
+		o.Batch = defaultBatch
+	}
+	if o.Out == nil {
+		o.Out = os.Stdout
+	}
+	if o.Progress == nil {
+		o.Progress = io.Discard
+	}
+	o.Paths.defaults()
+}
+
+// all makes the places to measure in and measures.
 func (b *bench) all(ctx context.Context) error {
-	if err := b.build(ctx); err != nil {
+	b.report.CPUs = runtime.NumCPU()
+	b.report.Kernel = kernelRelease()
+	if slices.Contains(b.Only, "paths") {
+		if err := b.paths(ctx); err != nil {
+			return fmt.Errorf("paths: %w", err)
+		}
+		if len(b.Only) == 1 {
+			return nil
+		}
+	}
+	if err := b.build(ctx, rig.Options{Name: "bench"}); err != nil {
 		return err
 	}
 	for _, part := range []struct {
@@ -118,7 +136,7 @@ func (b *bench) wanted(part string) bool {
 }
 
 // parts are what Only may name.
-var parts = []string{"bulk", "request", "moves", "batch"}
+var parts = []string{"bulk", "request", "moves", "batch", "paths"}
 
 // CheckParts refuses a part that there is not.
 func CheckParts(names []string) error {
@@ -132,10 +150,10 @@ func CheckParts(names []string) error {
 
 const port = 7000
 
-func (b *bench) build(ctx context.Context) (err error) {
-	b.report.CPUs = runtime.NumCPU()
-	b.report.Kernel = kernelRelease()
-	if b.rig, err = rig.Start(ctx, rig.Options{Name: "bench", Program: b.Program, Daemon: []string{"--stale-after", staleAfter}}); err != nil {
+// build starts a rig and the server in it.
+func (b *bench) build(ctx context.Context, o rig.Options) (err error) {
+	o.Program, o.Daemon = b.Program, []string{"--stale-after", staleAfter}
+	if b.rig, err = rig.Start(ctx, o); err != nil {
 		return err
 	}
 	b.address = netip.AddrPortFrom(b.rig.Net.HostIP4, port).String()
@@ -187,6 +205,8 @@ func (b *bench) clean() error {
 }
 
 func (b *bench) progress(format string, args ...any) {
+	b.saying.Lock()
+	defer b.saying.Unlock()
 	fmt.Fprintf(b.Progress, format+"\n", args...)
 }
 

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -16,7 +17,8 @@ func Command(env *cli.Env) *cobra.Command {
 		Use:   "bench",
 		Short: "Measure, side by side with the kernel",
 		Long: "Make two network namespaces and measure connections over their veth in the kernel and on the device, by turns:\n" +
-			"bulk (1 and 8 connections, both directions), small requests, moves of one connection, moves of many at once.",
+			"bulk (1 and 8 connections, both directions), small requests, moves of one connection, moves of many at once.\n" +
+			"Only when asked for: paths, the goodput over a wire that delays, loses, reorders and doubles, some five minutes.",
 		Args: rig.NoArgs,
 	}
 	o := Options{Out: env.Out, Progress: env.Err}
@@ -24,7 +26,13 @@ func Command(env *cli.Env) *cobra.Command {
 	cmd.Flags().IntVar(&o.Rounds, "rounds", defaultRounds, "measurements in each place, whose median counts")
 	cmd.Flags().DurationVar(&o.Window, "window", defaultWindow, "how long one measurement takes")
 	cmd.Flags().IntVar(&o.Batch, "batch", defaultBatch, "connections that are moved at once")
-	cmd.Flags().StringSliceVar(&o.Only, "only", nil, "measure only these: bulk, request, moves, batch")
+	cmd.Flags().StringSliceVar(&o.Only, "only", nil, "measure only these: bulk, request, moves, batch, paths")
+	cmd.Flags().IntVar(&o.Paths.Rounds, "path-rounds", defaultPathRounds, "transfers over a path in each place, whose sum counts")
+	cmd.Flags().DurationVar(&o.Paths.Window, "path-window", defaultPathWindow, "how long one transfer over a path takes")
+	cmd.Flags().IntVar(&o.Paths.AtOnce, "paths-at-once", defaultPathsAtOnce, "paths that are measured at the same time")
+	cmd.Flags().StringSliceVar(&o.Paths.Congestion, "path-congestion", pathCongestion, "congestion controls to use over paths")
+	cmd.Flags().StringVar(&o.Paths.Match, "path-match", "", "only paths whose description, as it is printed meanwhile, matches this regular expression")
+	cmd.Flags().BoolVar(&o.Paths.Blank, "path-blank", false, "measure Linux in the device's place too, which shows the spread of the figures")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := o.check(); err != nil {
 			return rig.Usage("%v", err)
@@ -40,6 +48,7 @@ const (
 	maxBatch  = 15000 // what a device has room for, but for the server's own
 	minWindow = 10 * time.Millisecond
 	maxWindow = time.Hour
+	maxAtOnce = 64
 )
 
 // check says what is wrong with the flags, before anything is made.
@@ -52,5 +61,5 @@ func (o *Options) check() error {
 	case o.Batch < 1 || o.Batch > maxBatch:
 		return fmt.Errorf("batch %d is not from 1 to %d", o.Batch, maxBatch)
 	}
-	return CheckParts(o.Only)
+	return errors.Join(CheckParts(o.Only), o.Paths.check())
 }

@@ -18,6 +18,7 @@ type Report struct {
 	Request *Request `json:"request,omitempty"`
 	Moves   []Moves  `json:"moves,omitempty"`
 	Batch   *Batch   `json:"batch,omitempty"`
+	Paths   []Path   `json:"paths,omitempty"`
 }
 
 // A Bulk is the bulk traffic of some connections in one direction.
@@ -138,7 +139,10 @@ func (r *Report) print(out io.Writer, asJSON bool) error {
 	for _, table := range []func(io.Writer){r.bulkTable, r.requestTable, r.movesTable, r.batchTable} {
 		table(w)
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	return r.pathsTable(out)
 }
 
 func (r *Report) bulkTable(w io.Writer) {

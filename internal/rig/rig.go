@@ -37,6 +37,7 @@ type Options struct {
 	Name    string    // of the network's interfaces, at most 10 octets
 	Program string    // the toehold binary; empty: this process's own
 	Daemon  []string  // more arguments of the daemon
+	Bridged bool      // the wire is a Bridge, whose paths can do harm
 	Log     io.Writer // what the daemon logs; nil: kept for error messages only
 }
 
@@ -70,7 +71,11 @@ func Start(ctx context.Context, o Options) (*Rig, error) {
 		ended: make(chan struct{}), log: &tail{copy: o.Log},
 	}
 	r.Control = control.NewClient(r.Socket)
-	if r.Net, err = testnet.NewPair(o.Name); err != nil {
+	makeNet := testnet.NewPair
+	if o.Bridged {
+		makeNet = testnet.NewBridged
+	}
+	if r.Net, err = makeNet(o.Name); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(folder))
 	}
 	if err := r.startDaemon(ctx, o.Daemon); err != nil {

@@ -1,5 +1,6 @@
 // Package testnet makes small networks out of network namespaces, for tests
-// and for the demo: a host and a peer, joined by a veth. The namespaces have
+// and for the demo: a host and a peer, joined by a veth or by a bridge that
+// does harm. The namespaces have
 // no names and are held by descriptors alone, so a network vanishes with the
 // process that made it, however that ends.
 package testnet
@@ -27,6 +28,7 @@ type Net struct {
 	HostIf, PeerIf   string // the veth's ends
 	HostIP4, PeerIP4 netip.Addr
 	HostIP6, PeerIP6 netip.Addr
+	Bridge           *Bridge // between the ends, nil: a veth
 
 	closing sync.Once
 	closed  error
@@ -56,13 +58,18 @@ func New(t testing.TB) *Net {
 
 // NewPair makes a network whose interfaces are called name-host and
 // name-peer; name has at most 10 octets. The caller closes it.
-func NewPair(name string) (*Net, error) {
+func NewPair(name string) (*Net, error) { return newNet(name, (*Net).addVeth) }
+
+// NewBridged is NewPair with a Bridge in place of the veth.
+func NewBridged(name string) (*Net, error) { return newNet(name, (*Net).addBridge) }
+
+func newNet(name string, join func(*Net) error) (*Net, error) {
 	if len(name) == 0 || len(name) > unix.IFNAMSIZ-1-len("-host") {
 		return nil, fmt.Errorf("network name %q has not 1 to 10 octets", name)
 	}
 	n := &Net{HostIf: name + "-host", PeerIf: name + "-peer"}
 	n.number(byte(1 + (uint32(os.Getpid())+made.Add(1))%250))
-	if err := n.build(); err != nil {
+	if err := n.build(join); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
 	return n, nil
@@ -76,7 +83,7 @@ func (n *Net) number(x byte) {
 	n.PeerIP6 = netip.AddrFrom16([16]byte{0: 0xfd, 1: 0x77, 3: x, 15: 2})
 }
 
-func (n *Net) build() error {
+func (n *Net) build(join func(*Net) error) error {
 	var err error
 	if n.Host, err = NewNamespace(); err != nil {
 		return fmt.Errorf("host namespace: %w", err)
@@ -84,8 +91,8 @@ func (n *Net) build() error {
 	if n.Peer, err = NewNamespace(); err != nil {
 		return fmt.Errorf("peer namespace: %w", err)
 	}
-	if err := n.Host.Do(n.addVeth); err != nil {
-		return fmt.Errorf("veth: %w", err)
+	if err := join(n); err != nil {
+		return fmt.Errorf("link: %w", err)
 	}
 	if err := n.Host.Configure(n.HostIf, n.HostIP4, n.HostIP6); err != nil {
 		return fmt.Errorf("host: %w", err)
@@ -96,15 +103,11 @@ func (n *Net) build() error {
 	return nil
 }
 
-// addVeth runs in the host's namespace.
 func (n *Net) addVeth() error {
 	attributes := netlink.NewLinkAttrs()
 	attributes.Name = n.HostIf
-	return netlink.LinkAdd(&netlink.Veth{
-		LinkAttrs:     attributes,
-		PeerName:      n.PeerIf,
-		PeerNamespace: netlink.NsFd(n.Peer.FD()),
-	})
+	veth := &netlink.Veth{LinkAttrs: attributes, PeerName: n.PeerIf, PeerNamespace: netlink.NsFd(n.Peer.FD())}
+	return n.Host.Do(func() error { return netlink.LinkAdd(veth) })
 }
 
 // Close removes the veth and lets go of the namespaces. It may be called
@@ -116,6 +119,9 @@ func (n *Net) Close() error {
 
 func (n *Net) remove() error {
 	var errs []error
+	if n.Bridge != nil {
+		errs = append(errs, n.Bridge.Close())
+	}
 	if n.Host != nil {
 		errs = append(errs, n.Host.Do(n.deleteVeth), n.Host.Close())
 	}
@@ -182,8 +188,11 @@ func prepare() error {
 	if err := netlink.LinkSetUp(lo); err != nil {
 		return fmt.Errorf("set lo up: %w", err)
 	}
-	// Else a link-local address is not usable for a second.
-	return os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0o644)
+	return errors.Join(
+		// Else a link-local address is not usable for a second.
+		os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0o644),
+		// A connection shall know nothing of those before it.
+		os.WriteFile("/proc/sys/net/ipv4/tcp_no_metrics_save", []byte("1"), 0o644))
 }
 
 // Configure gives an interface of the namespace its addresses (/24 and /64)
