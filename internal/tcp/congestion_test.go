@@ -348,3 +348,17 @@ func TestAcknowledgmentsDoNotAllocate(t *testing.T) {
 		}
 	}
 }
+
+// RFC 5681, section 3.1: "ssthresh = max (FlightSize / 2, 2*SMSS)"; section 3.2:
+// "additional data sent in limited transmit MUST NOT be included in this
+// calculation".
+func TestRenoLossNeverRaisesTheWindow(t *testing.T) {
+	for _, tt := range []struct{ flight, want uint32 }{{1, 2}, {6, 3}, {10, 5}, {80, 5}} {
+		var g congestion
+		g.restore(noon, new(reno), &tcb.Snapshot{MSS: testMSS, Cwnd: 10, Ssthresh: 10})
+		g.reduce(noon, tt.flight*testMSS, beganRecovery)
+		if g.ssthresh != tt.want*testMSS {
+			t.Errorf("%d in flight: ssthresh %d", tt.flight, g.ssthresh)
+		}
+	}
+}

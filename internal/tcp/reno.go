@@ -30,10 +30,12 @@ func (r *reno) increase(acked, cwnd, mss uint32) uint32 {
 	return uint32(min(uint64(n)*uint64(mss), unlimited))
 }
 
-// threshold is equation 4 of RFC 5681.
+// threshold is equation 4 of RFC 5681, of no more than the window: what limited
+// transmit sent is not to be counted (section 3.2), and with much SACKed or
+// lost snd.nxt is many windows beyond snd.una, so that a loss would raise it.
 func (r *reno) threshold(g *congestion, flight uint32, _ happening) uint32 {
 	r.credit = 0
-	return max(flight/2, 2*g.mss)
+	return max(min(flight, g.cwnd)/2, 2*g.mss)
 }
 
 func (*reno) event(*congestion, mono.Time, happening) {}
