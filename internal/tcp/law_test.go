@@ -55,6 +55,7 @@ func weather(r *rand.Rand) tcptest.Path {
 	}
 	if r.IntN(3) == 0 {
 		p.Rate, p.Queue = 1e5+r.Float64()*1e7, 20000+r.IntN(200000)
+		p.Mark = r.IntN(2) * (1 + r.IntN(p.Queue))
 	}
 	timing(r, &p)
 	return p
@@ -101,7 +102,7 @@ func narrows(w *tcptest.World, b *tcptest.Box) {
 func shape(r *rand.Rand) tcptest.Shape {
 	mss := []uint32{536, 1000, 1448, 8960, 88}[r.IntN(5)]
 	return tcptest.Shape{
-		MSS: mss, SACK: r.IntN(4) > 0, TS: r.IntN(4) > 0, ShiftA: uint8(r.IntN(10)), ShiftB: uint8(r.IntN(10)),
+		MSS: mss, SACK: r.IntN(4) > 0, TS: r.IntN(4) > 0, ECN: r.IntN(3) == 0, ShiftA: uint8(r.IntN(10)), ShiftB: uint8(r.IntN(10)),
 		WindowA: uint32(2000 + r.IntN(60000)), WindowB: uint32(2000 + r.IntN(60000)),
 		ISNA: seqnum.Value(r.Uint32()), ISNB: seqnum.Value(0) - seqnum.Value(r.IntN(100000)),
 	}
@@ -154,11 +155,17 @@ func lazy(w *tcptest.World, e *tcptest.End) {
 	w.After(0, write)
 }
 
-// urges asks an engine for what its driver may ask at any time.
+// urges asks an engine for what its driver or its program may ask at any time.
 func urges(w *tcptest.World, b *tcptest.Box) {
-	for range w.Rand.IntN(4) {
-		do := []func(){b.AckNow, b.Probe, b.FlushAll}[w.Rand.IntN(3)]
-		w.After(time.Duration(w.Rand.IntN(3000))*time.Millisecond, func() { do(); b.Pump() })
+	r := w.Rand
+	for range r.IntN(6) {
+		on := r.IntN(2) == 0
+		do := []func(){
+			b.AckNow, b.Probe, b.FlushAll,
+			func() { b.SetNoDelay(on) }, func() { b.SetCork(on) }, func() { b.SetQuickAck(on) },
+			func() { b.SetKeepalive(w.Now, tcp.Keepalive{Idle: time.Second, Interval: time.Second, Count: 255}) },
+		}[r.IntN(7)]
+		w.After(time.Duration(r.IntN(3000))*time.Millisecond, func() { do(); b.Pump() })
 	}
 }
 
@@ -170,6 +177,15 @@ func anyControl(r *rand.Rand) string {
 	return slices.Concat(controls, []string{"none", ""})[r.IntN(len(controls)+2)]
 }
 
+// wishes are options of an endpoint.
+func wishes(r *rand.Rand) tcp.Options {
+	o := tcp.Options{CC: anyControl(r), RcvBuf: uint32(4000 + r.IntN(300000)), NoDelay: r.IntN(2) == 0}
+	if r.IntN(2) == 0 {
+		o.RcvBufMax = o.RcvBuf + uint32(r.IntN(1000000))
+	}
+	return o
+}
+
 // lawRun is one connection between two engines; what the ends read must be
 // what was written, and it must come to its end.
 func lawRun(w *tcptest.World, seed uint64) error {
@@ -178,8 +194,8 @@ func lawRun(w *tcptest.World, seed uint64) error {
 	b := w.NewEnd("b", a.Want, a.Source)
 	tcptest.Join(w, a.Box, b.Box, weather(r), weather(r))
 	sa, sb := shape(r).Snapshots(w.Now)
-	oa := tcp.Options{CC: anyControl(r), RcvBuf: uint32(4000 + r.IntN(300000))}
-	ob := tcp.Options{CC: anyControl(r), RcvBuf: uint32(4000 + r.IntN(300000)), MaxOOO: uint32(32+r.IntN(200)) * frame.Small}
+	oa, ob := wishes(r), wishes(r)
+	ob.MaxOOO = uint32(32+r.IntN(200)) * frame.Small
 	if err := errors.Join(a.Restore(w.Now, sa, oa), b.Restore(w.Now, sb, ob)); err != nil {
 		return err
 	}

@@ -24,8 +24,7 @@ func relayRun(w *tcptest.World, seed uint64) error {
 	}
 	relay := tcptest.NewRelay(w, a, b, weather(r), weather(r), inner)
 	sa, sb := shape(r).Snapshots(w.Now)
-	oa := tcp.Options{CC: anyControl(r), RcvBuf: uint32(4000 + r.IntN(300000))}
-	ob := tcp.Options{CC: anyControl(r), RcvBuf: uint32(4000 + r.IntN(300000))}
+	oa, ob := wishes(r), wishes(r)
 	if err := errors.Join(relay.Restore(sa, sb, w), a.Restore(w.Now, sa, oa), b.Restore(w.Now, sb, ob)); err != nil {
 		return err
 	}

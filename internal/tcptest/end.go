@@ -243,6 +243,7 @@ func (e *End) Move(o tcp.Options) error {
 type Shape struct {
 	MSS        uint32
 	SACK, TS   bool
+	ECN        bool
 	ShiftA     uint8 // of the window field that A sends
 	ShiftB     uint8
 	WindowA    uint32 // first window that A offers
@@ -262,7 +263,7 @@ func (s Shape) Snapshots(now mono.Time) (a, b *tcb.Snapshot) {
 		return &tcb.Snapshot{
 			State: tcb.Established, SndUna: snd, SndNxt: snd, SndWnd: sndWnd, SndWL1: rcv, SndWL2: snd,
 			RcvNxt: rcv, RcvAcked: rcv, RcvEdge: rcv.Add(rcvWnd), SndWscale: sndShift, RcvWscale: rcvShift,
-			MSS: s.MSS, SACK: s.SACK, Timestamps: s.TS, TSOffset: off,
+			MSS: s.MSS, SACK: s.SACK, ECN: s.ECN, Timestamps: s.TS, TSOffset: off,
 			TSRecent: uint32(now.Milliseconds()) + recent, RTO: 300 * time.Millisecond,
 		}
 	}

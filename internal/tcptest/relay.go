@@ -65,6 +65,8 @@ func hand(from, to *Box) {
 	for from.Next(&s) {
 		to.Send(s)
 	}
+	to.MarkNext(from.Events)
+	from.Events &^= tcp.Marked | tcp.Reduced
 	if from.PeerFINReceived() {
 		to.CloseSend()
 	}
