@@ -14,7 +14,7 @@ import (
 
 // Version is the version of everything in this package. Driver and device
 // refuse each other when theirs differ.
-const Version = 1
+const Version = 2
 
 // HWID is a hardware connection identifier: index into the device's table in
 // the lower 32 bits, generation of that slot in the upper ones. Generations
@@ -123,7 +123,7 @@ type KernelState struct {
 	SRTT                      uint32 // us
 	RTTVar                    uint32 // us
 	MinRTT                    uint32 // us
-	RTO                       uint32 // us
+	RTO                       uint32 // us, before back-off
 	SndCwnd                   uint32 // segments
 	SndSsthresh               uint32 // segments
 	MSS                       uint32 // octets of payload a segment carries now (mss_cache)
@@ -137,6 +137,65 @@ type KernelState struct {
 	State                     uint8  // TCP_ESTABLISHED ...
 	Flags                     uint8  // Flag...
 	Special                   uint32 // Special...: what makes a socket not offloadable
+	PacingRate, MaxPacingRate uint64 // octets/s; all ones: no limit
+	TSRecentAge               uint32 // s since TSRecent was set
+	Sacked, Lost, Resent      uint32 // segments in flight: SACKed, held for lost, retransmitted
+	Delivered, DeliveredCE    uint32 // segments in all; of them reported as marked
+	RcvSsthresh               uint32 // octets, up to which the window may grow now
+	Reordering                uint32 // segments, the largest distance taken for reordering
+	ReorderingSeen            uint32 // times that it was seen
+	Idle                      uint32 // ms since the peer was last heard
+	UserTimeout               uint32 // ms, 0: none of its own
+	KeepTime, KeepInterval    uint32 // ms, the namespace's where the socket has none of its own
+	KeepProbes                uint8  // unanswered ones that end the connection
+	ProbesOut                 uint8  // window and keepalive probes without an answer
+	Timeouts                  uint8  // retransmission timeouts in a row
+	Backoff                   uint8  // times that RTO is doubled now
+	CAState                   uint8  // TCP_CA_Open 0, Disorder, CWR, Recovery, Loss
+	Keepalive                 uint8  // not 0: SO_KEEPALIVE is on
+	ReoWndSteps               uint8  // RACK's reordering window, in quarters of the least RTT
+	_                         [5]byte
+	Cubic                     CubicState // zero unless CongestionControl is cubic
+	DCTCP                     DCTCPState // dctcp
+	BBR                       BBRState   // bbr
+}
+
+// A CubicState is the private state of cubic (struct bictcp). Windows are in
+// segments.
+type CubicState struct {
+	LastMaxCwnd, Origin, TCPCwnd uint32
+	K                            uint32 // us
+	EpochAge                     uint32 // ms since the epoch began
+	DelayMin                     uint32 // us
+	InEpoch                      uint8  // not 0: Origin, K, EpochAge, TCPCwnd mean something
+	Found                        uint8  // not 0: HyStart has found the end of slow start
+	_                            [2]byte
+}
+
+// A DCTCPState is the private state of dctcp (struct dctcp).
+type DCTCPState struct {
+	Alpha    uint32 // 1/1024
+	LossCwnd uint32 // segments
+	CE       uint32 // not 0: the last data segment was marked
+}
+
+// A BBRState is the private state of bbr (struct bbr of version 1).
+type BBRState struct {
+	Bandwidth     uint64 // octets/s, maximum of ten rounds
+	FullBandwidth uint64 // octets/s, the last that counted as growth
+	LongTerm      uint64 // octets/s, of a policer; 0: not in use
+	MinRTT        uint32 // us
+	MinRTTAge     uint32 // ms
+	CycleAge      uint32 // us since the phase began
+	PriorCwnd     uint32 // segments
+	ExtraAcked    uint32 // segments
+	PacingGain    uint16 // 1/256
+	CwndGain      uint16 // 1/256
+	Mode          uint8  // tcb.BBRMode
+	CycleIndex    uint8
+	FullCount     uint8
+	Filled        uint8 // not 0: the pipe is full
+	_             [4]byte
 }
 
 // What a socket may be that keeps it from being offloaded.
@@ -163,7 +222,7 @@ type KernelPart struct {
 	Source   [6]byte // link address of the uplink
 	PathMTU  uint32  // octets of IP packet
 	TTL, TOS uint8
-	_        [38]byte
+	_        [118]byte
 }
 
 // A SocketPart is the socket-level part of a block. Its writer is the driver.
@@ -199,7 +258,7 @@ type HardwarePart struct {
 }
 
 // BlockSize is the size of a Block in octets.
-const BlockSize = 512
+const BlockSize = 768
 
 // A Block is one connection in the block table (BPF array "blocks", mmapped
 // by driver and device), at its hardware id's index.

@@ -18,6 +18,7 @@ import (
 const (
 	probeMapBatches = "batches"
 	probeProgProbe  = "probe"
+	probeVarTickUs  = "tick_us"
 )
 
 // loadProbe returns the embedded CollectionSpec for probe.
@@ -76,6 +77,7 @@ type probeMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type probeVariableSpecs struct {
+	TickUs *ebpf.VariableSpec `ebpf:"tick_us"`
 }
 
 // probeObjects contains all objects after they have been loaded into the kernel.
@@ -111,6 +113,7 @@ func (m *probeMaps) Close() error {
 //
 // It can be passed to loadProbeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type probeVariables struct {
+	TickUs *ebpf.Variable `ebpf:"tick_us"`
 }
 
 // probePrograms contains all programs after they have been loaded into the kernel.

@@ -6,55 +6,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/link"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"toehold/internal/driver"
 )
-
-// Verdicts of a tcx program (include/uapi/linux/bpf.h).
-const (
-	tcxNext = -1
-	tcxDrop = 2
-)
-
-// lose has the peer lose one in so many of the frames that it receives, at
-// random, until the returned function is called.
-func (r *rig) lose(oneIn int32) (stop func()) {
-	r.t.Helper()
-	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Type: ebpf.SchedCLS, License: "Dual BSD/GPL",
-		Instructions: asm.Instructions{
-			asm.FnGetPrandomU32.Call(),
-			asm.Mod.Imm32(asm.R0, oneIn),
-			asm.JEq.Imm32(asm.R0, 0, "drop"),
-			asm.Mov.Imm(asm.R0, tcxNext),
-			asm.Return(),
-			asm.Mov.Imm(asm.R0, tcxDrop).WithSymbol("drop"),
-			asm.Return(),
-		},
-	})
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	defer p.Close()
-	var at link.Link
-	err = r.Peer.Do(func() error {
-		l, err := netlink.LinkByName(r.PeerIf)
-		if err != nil {
-			return err
-		}
-		at, err = link.AttachTCX(link.TCXOptions{Program: p, Interface: l.Attrs().Index, Attach: ebpf.AttachTCXIngress})
-		return err
-	})
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return func() { at.Close() }
-}
 
 // info is what the program sees of its own socket.
 func (p *pair) info(t testing.TB) (info *unix.TCPInfo) {
@@ -80,7 +35,7 @@ func (p *pair) info(t testing.TB) (info *unix.TCPInfo) {
 func (r *rig) suffer(p *pair) {
 	r.t.Helper()
 	const octets = 20 << 20
-	stop := r.lose(60)
+	stop := r.Peer.Lose(r.t, r.PeerIf, 60)
 	defer stop()
 	go p.host.Write(make([]byte, octets))
 	p.peer.SetReadDeadline(time.Now().Add(20 * time.Second))

@@ -39,10 +39,17 @@ var loaded = sync.OnceValues(func() (*iterators, error) {
 })
 
 func (it *iterators) load() error {
-	if err := loadSocketsObjects(&it.objects, nil); err != nil {
+	spec, err := loadSockets()
+	if err != nil {
+		return err
+	}
+	options, err := bpf.Fit(spec)
+	if err != nil {
+		return err
+	}
+	if err := spec.LoadAndAssign(&it.objects, options); err != nil {
 		return bpf.Missing("BPF iterators over sockets and files", "5.13", err)
 	}
-	var err error
 	if it.sockets, err = attach(it.objects.Sockets); err != nil {
 		return err
 	}

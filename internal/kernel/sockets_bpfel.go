@@ -18,6 +18,7 @@ import (
 const (
 	socketsProgOwners  = "owners"
 	socketsProgSockets = "sockets"
+	socketsVarTickUs   = "tick_us"
 )
 
 // loadSockets returns the embedded CollectionSpec for sockets.
@@ -76,6 +77,7 @@ type socketsMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type socketsVariableSpecs struct {
+	TickUs *ebpf.VariableSpec `ebpf:"tick_us"`
 }
 
 // socketsObjects contains all objects after they have been loaded into the kernel.
@@ -108,6 +110,7 @@ func (m *socketsMaps) Close() error {
 //
 // It can be passed to loadSocketsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type socketsVariables struct {
+	TickUs *ebpf.Variable `ebpf:"tick_us"`
 }
 
 // socketsPrograms contains all programs after they have been loaded into the kernel.

@@ -76,6 +76,7 @@ static long (*bpf_probe_read_kernel)(void *to, u32 size,
 				     const void *from) = (void *)113;
 static long (*bpf_seq_write)(struct seq_file *m, const void *from,
 			     u32 len) = (void *)127;
+static u64 (*bpf_jiffies64)(void) = (void *)118;
 static struct tcp_sock *(*bpf_skc_to_tcp_sock)(void *sk) = (void *)137;
 static struct socket *(*bpf_sock_from_file)(struct file *file) = (void *)162;
 static long (*bpf_loop)(u32 times, void *each, void *context,

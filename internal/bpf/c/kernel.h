@@ -47,6 +47,23 @@ typedef struct {
 	u32 val;
 } kuid_t;
 
+struct netns_ipv4 {
+	int sysctl_tcp_keepalive_time, sysctl_tcp_keepalive_intvl;
+	u8 sysctl_tcp_keepalive_probes;
+};
+
+struct net {
+	struct netns_ipv4 ipv4;
+};
+
+typedef struct {
+	struct net *net;
+} possible_net_t;
+
+enum sock_flags {
+	SOCK_KEEPOPEN = 3,
+};
+
 struct sock_common {
 	union {
 		struct {
@@ -63,6 +80,8 @@ struct sock_common {
 	u16 skc_family;
 	volatile u8 skc_state;
 	int skc_bound_dev_if;
+	unsigned long skc_flags;
+	possible_net_t skc_net;
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
 	atomic64_t skc_cookie;
@@ -74,6 +93,7 @@ struct sock {
 	kuid_t sk_uid;
 	u16 sk_protocol;
 	void *sk_user_data;
+	unsigned long sk_pacing_rate, sk_max_pacing_rate;
 };
 
 struct sock___ino { /* Linux 6.18 */
@@ -101,8 +121,14 @@ struct inet_connection_sock {
 	struct inet_sock icsk_inet;
 	const struct tcp_congestion_ops *icsk_ca_ops;
 	const struct tcp_ulp_ops *icsk_ulp_ops;
-	u8 icsk_backoff;
+	u8 icsk_ca_state : 5;
+	u8 icsk_retransmits, icsk_backoff, icsk_probes_out;
 	u16 icsk_ext_hdr_len;
+	struct {
+		u32 lrcvtime;
+	} icsk_ack;
+	u32 icsk_user_timeout;
+	u64 icsk_ca_priv[13];
 };
 
 struct minmax_sample {
@@ -114,6 +140,7 @@ struct minmax {
 };
 
 struct tcp_options_received {
+	int ts_recent_stamp;
 	u32 ts_recent;
 	u16 tstamp_ok : 1, wscale_ok : 1, sack_ok : 3, snd_wscale : 4,
 		rcv_wscale : 4;
@@ -121,6 +148,10 @@ struct tcp_options_received {
 
 struct tcp_md5sig_info;
 struct tcp_ao_info;
+
+struct tcp_rack {
+	u8 reo_wnd_steps;
+};
 
 struct tcp_sock {
 	struct inet_connection_sock inet_conn;
@@ -138,6 +169,35 @@ struct tcp_sock {
 	u32 rcv_wup;
 	u64 bytes_acked;
 	u32 total_retrans, snd_cwnd_clamp;
+	u32 rcv_ssthresh, reordering, reord_seen;
+	u32 lost_out, sacked_out, retrans_out, delivered, delivered_ce;
+	u32 rcv_tstamp, keepalive_time, keepalive_intvl;
+	u8 keepalive_probes;
+	struct tcp_rack rack;
+};
+
+/* Private state of congestion controls, in icsk_ca_priv. */
+
+struct bictcp {
+	u32 last_max_cwnd, bic_origin_point, bic_K, delay_min, epoch_start;
+	u32 tcp_cwnd;
+	u8 found;
+};
+
+struct dctcp {
+	u32 dctcp_alpha, ce_state, loss_cwnd;
+};
+
+struct bbr {
+	u32 min_rtt_us, min_rtt_stamp;
+	struct minmax bw;
+	u64 cycle_mstamp;
+	u32 mode : 3, lt_use_bw : 1;
+	u32 lt_bw;
+	u32 pacing_gain : 10, cwnd_gain : 10, full_bw_reached : 1,
+		full_bw_cnt : 2, cycle_idx : 3;
+	u32 prior_cwnd, full_bw;
+	u16 extra_acked[2];
 };
 
 struct tcp_sock___usec { /* Linux 6.7 */

@@ -3,6 +3,7 @@
 #ifndef TOEHOLD_STATE_H
 #define TOEHOLD_STATE_H
 
+#include "congestion.h"
 #include "kernel.h"
 #include "toehold.h"
 
@@ -54,24 +55,78 @@ static ALWAYS_INLINE void read_sequence(struct tcp_sock *tp,
 	k->retransmits = tp->total_retrans;
 }
 
+/* Seconds since a second of the monotonic clock (ktime_get_seconds). */
+static ALWAYS_INLINE u32 age_of(u32 second)
+{
+	u32 now = bpf_ktime_get_ns() / 1000000000;
+
+	return second && second <= now ? now - second : 0;
+}
+
 /* The scaled integers of the kernel (srtt_us is eightfold, mdev_us and
  * rttvar_us are fourfold) in microseconds, as tcp_get_info gives them. The
- * RTO is __tcp_set_rto's sum, backed off, since icsk_rto is in jiffies. */
+ * RTO is __tcp_set_rto's sum, since icsk_rto is in jiffies and backed off. */
 static ALWAYS_INLINE void read_path(struct tcp_sock *tp, struct kernel_state *k)
 {
 	u32 srtt = tp->srtt_us, min_rtt = tp->rtt_min.s[0].v;
-	u8 backoff = tp->inet_conn.icsk_backoff & 15;
 
 	k->srtt = srtt >> 3;
 	k->rttvar = tp->mdev_us >> 2;
 	k->min_rtt = min_rtt == (u32)-1 ? 0 : min_rtt;
 	k->rto = srtt ? (srtt >> 3) + tp->rttvar_us : TCP_TIMEOUT_INIT;
-	k->rto <<= backoff;
+	k->backoff = tp->inet_conn.icsk_backoff;
+	k->timeouts = tp->inet_conn.icsk_retransmits;
+	k->probes_out = tp->inet_conn.icsk_probes_out;
 	k->snd_cwnd = tp->snd_cwnd;
 	k->snd_ssthresh = tp->snd_ssthresh;
 	k->mss = tp->mss_cache;
 	k->ts_offset = tp->tsoffset;
 	k->ts_recent = tp->rx_opt.ts_recent;
+	k->ts_recent_age = age_of(tp->rx_opt.ts_recent_stamp);
+	k->pacing_rate = tp->inet_conn.icsk_inet.sk.sk_pacing_rate;
+	k->max_pacing_rate = tp->inet_conn.icsk_inet.sk.sk_max_pacing_rate;
+}
+
+static ALWAYS_INLINE void read_recovery(struct tcp_sock *tp,
+					struct kernel_state *k)
+{
+	struct inet_connection_sock *icsk = &tp->inet_conn;
+
+	k->ca_state = BITS(icsk, icsk_ca_state);
+	k->sacked = tp->sacked_out;
+	k->lost = tp->lost_out;
+	k->resent = tp->retrans_out;
+	k->delivered = tp->delivered;
+	k->delivered_ce = tp->delivered_ce;
+	k->rcv_ssthresh = tp->rcv_ssthresh;
+	k->reordering = tp->reordering;
+	k->reordering_seen = tp->reord_seen;
+	k->reo_wnd_steps = tp->rack.reo_wnd_steps;
+}
+
+/* Where the socket has no values of its own (0), those of its namespace
+ * hold. */
+static ALWAYS_INLINE void read_keepalive(struct tcp_sock *tp,
+					 struct kernel_state *k)
+{
+	struct sock *sk = (struct sock *)tp;
+	struct net *net = READ(sk, __sk_common.skc_net.net);
+	u32 now = bpf_jiffies64();
+	u32 data = now - tp->inet_conn.icsk_ack.lrcvtime;
+	u32 ack = now - tp->rcv_tstamp;
+	u32 time = tp->keepalive_time, interval = tp->keepalive_intvl;
+
+	k->keepalive = sk->__sk_common.skc_flags >> SOCK_KEEPOPEN & 1;
+	k->keep_time =
+		ms_of(time ? time : READ(net, ipv4.sysctl_tcp_keepalive_time));
+	k->keep_interval = ms_of(
+		interval ? interval :
+			   READ(net, ipv4.sysctl_tcp_keepalive_intvl));
+	k->keep_probes = tp->keepalive_probes;
+	if (!k->keep_probes)
+		k->keep_probes = READ(net, ipv4.sysctl_tcp_keepalive_probes);
+	k->idle = ms_of(data < ack ? data : ack);
+	k->user_timeout = tp->inet_conn.icsk_user_timeout;
 }
 
 static ALWAYS_INLINE void read_ecn(u8 ecn, struct kernel_state *k)
@@ -187,6 +242,9 @@ static ALWAYS_INLINE void read_state(struct tcp_sock *tp,
 				      __builtin_preserve_access_index(&cc->name));
 	read_sequence(tp, k);
 	read_path(tp, k);
+	read_recovery(tp, k);
+	read_keepalive(tp, k);
+	read_congestion(tp, k);
 	read_options(tp, k);
 	read_fins(k);
 	k->special = read_special(tp);

@@ -28,7 +28,7 @@ struct flow_entry {
 };
 
 struct block {
-	u8 octets[512]; /* not looked into by any program */
+	u8 octets[768]; /* not looked into by any program */
 };
 
 enum {
@@ -55,6 +55,22 @@ enum {
 	SPECIAL_ACCECN = 1 << 9,
 };
 
+struct cubic_state {
+	u32 last_max_cwnd, origin, tcp_cwnd, k, epoch_age, delay_min;
+	u8 in_epoch, found, zero[2];
+};
+
+struct dctcp_state {
+	u32 alpha, loss_cwnd, ce;
+};
+
+struct bbr_state {
+	u64 bandwidth, full_bandwidth, long_term;
+	u32 min_rtt, min_rtt_age, cycle_age, prior_cwnd, extra_acked;
+	u16 pacing_gain, cwnd_gain;
+	u8 mode, cycle_index, full_count, filled, zero[4];
+};
+
 struct kernel_state {
 	u64 cookie, bytes_sent, bytes_received;
 	u8 congestion_control[16];
@@ -69,6 +85,16 @@ struct kernel_state {
 	u64 inode;
 	u8 snd_wscale, rcv_wscale, state, flags;
 	u32 special;
+	u64 pacing_rate, max_pacing_rate;
+	u32 ts_recent_age, sacked, lost, resent;
+	u32 delivered, delivered_ce, rcv_ssthresh;
+	u32 reordering, reordering_seen, idle;
+	u32 user_timeout, keep_time, keep_interval;
+	u8 keep_probes, probes_out, timeouts, backoff;
+	u8 ca_state, keepalive, reo_wnd_steps, zero[5];
+	struct cubic_state cubic;
+	struct dctcp_state dctcp;
+	struct bbr_state bbr;
 };
 
 #endif
