@@ -94,7 +94,7 @@ func (c *Conn) Snapshot(now mono.Time, s *tcb.Snapshot) {
 	s.OutOfOrder = c.rcv.spans(ooo)
 	c.snd.snapshot(s)
 	c.rcv.snapshot(s)
-	c.ts.snapshot(s)
+	c.ts.snapshot(now, s)
 	s.Probes = c.opt.probes
 	c.rtt.snapshot(s)
 	c.cc.snapshot(now, s)
