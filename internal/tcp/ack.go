@@ -1,6 +1,8 @@
 package tcp
 
 import (
+	"time"
+
 	"toehold/internal/mono"
 	"toehold/internal/seqnum"
 	"toehold/internal/wire"
@@ -17,25 +19,39 @@ func (c *Conn) acknowledgment(now mono.Time, seg *wire.Segment) Event {
 	case seg.Ack.Less(s.una):
 		return c.oldAck(now, seg)
 	}
+	d := c.delivery(now, seg)
 	var ev Event
-	duplicate := seg.Ack == s.una && seg.Len() == 0
 	if c.windowUpdate(seg) {
-		ev, duplicate = WindowMoved, false
+		ev, d.duplicate = WindowMoved, false
 	}
-	acked := seg.Ack.Sub(s.una)
-	if acked > 0 {
-		c.advanceUna(now, seg.Ack)
+	if d.acked > 0 {
+		c.advanceUna(now, seg.Ack, &d)
 		ev |= Acked
 	}
-	fresh := c.takeSACK(seg)
-	if seg.Flags&wire.ECE != 0 {
-		c.sawECE(now)
-	}
-	if acked == 0 && fresh == 0 && !duplicate && c.loss.quiet() {
+	c.takeSACK(seg, &d)
+	d.ece = c.ecn.on && seg.Flags&wire.ECE != 0
+	if d.acked == 0 && d.fresh == 0 && !d.duplicate && !d.ece && d.dsack.Empty() && c.loss.quiet() {
 		return ev
 	}
-	c.judge(now, acked, fresh, duplicate && s.flight() > 0)
+	c.measure(seg, &d)
+	c.rates(&d)
+	c.judge(&d)
+	if d.rearm {
+		c.rearm(now)
+	}
 	return ev
+}
+
+// delivery begins to make sense of an acknowledgment.
+func (c *Conn) delivery(now mono.Time, seg *wire.Segment) (d delivery) {
+	d.now, d.acked, d.before = now, seg.Ack.Sub(c.snd.una), c.pipe()
+	d.fack = c.loss.fack
+	d.duplicate = d.acked == 0 && seg.Len() == 0 && c.snd.flight() > 0
+	if c.ts.on && !c.told && seg.TSOK && seg.TSEcr != 0 {
+		d.ecr, d.stamped = seg.TSEcr, true
+		d.eifel = c.loss.undo.stamped && d.earlier(c.loss.undo.stamp)
+	}
+	return d
 }
 
 // oldAck is an acknowledgment of what was acknowledged before. Too old a one is
@@ -49,18 +65,44 @@ func (c *Conn) oldAck(now mono.Time, seg *wire.Segment) Event {
 }
 
 // advanceUna takes in a new acknowledgment.
-func (c *Conn) advanceUna(now mono.Time, ack seqnum.Value) {
-	c.snd.acknowledge(ack)
-	c.loss.sacked.cutBefore(ack)
-	c.rtt.acknowledged(now, ack)
-	// RFC 6298, rules 5.2 and 5.3.
-	c.timer.backoff = 0
-	c.timer.rto = 0
-	if c.snd.flight() > 0 {
-		c.timer.rto = now.Add(c.rtt.rto)
+func (c *Conn) advanceUna(now mono.Time, ack seqnum.Value, d *delivery) {
+	l := &c.loss
+	for !l.empty() && l.first().lo.Less(ack) {
+		x := *l.first()
+		x.hi = seqnum.Min(x.hi, ack)
+		if !x.is(sacked) {
+			c.take(d, &x, x.len(), false)
+		}
+		l.cut(x.len())
 	}
+	c.snd.acknowledge(ack)
+	l.fack = seqnum.Max(l.fack, ack)
+	c.timer.retries = 0
+	d.rearm = true
 	if c.snd.finAcked {
 		c.finAcknowledged(now)
+	}
+}
+
+// renegeWait is the least time until a receiver that says no more of what it
+// had is believed to have dropped it.
+const renegeWait = 10 * time.Millisecond
+
+// rearm sets the timer anew after an acknowledgment (RFC 6298, rules 5.2 and
+// 5.3; RFC 8985, section 7.2).
+func (c *Conn) rearm(now mono.Time) {
+	t := &c.timer
+	was := t.kind
+	t.rto, t.kind = 0, retransmitting
+	switch {
+	case c.snd.flight() == 0, c.scheduleProbe(now, true):
+	case c.loss.first().is(sacked):
+		// The receiver has given up what it had (Linux tcp_check_sack_reneging).
+		t.arm(retransmitting, now.Add(max(c.rtt.srtt/2, renegeWait)))
+	case was == probing || was == reordering:
+		t.arm(retransmitting, c.expiry(now))
+	default:
+		c.armRTO(now)
 	}
 }
 

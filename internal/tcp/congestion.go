@@ -185,6 +185,14 @@ func (g *congestion) reduce(now mono.Time, flight uint32, e happening) {
 	g.tell(now, e)
 }
 
+// settle is the end of a reduction (Linux tcp_end_cwnd_reduction).
+func (g *congestion) settle(now mono.Time) {
+	if _, ok := g.algorithm.(controller); !ok && g.algorithm != nil && g.ssthresh < unlimited {
+		g.cwnd = g.ssthresh
+	}
+	g.tell(now, ended)
+}
+
 // undo takes a reduction back (RFC 4015, section 3.2; Linux tcp_undo_cwnd_reduction).
 func (g *congestion) undo(now mono.Time) {
 	if g.algorithm == nil {

@@ -17,6 +17,7 @@ type Conn struct {
 	ts    stampState
 	rtt   rttState
 	loss  lossState
+	rate  rateState
 	cc    congestion
 	timer timerState
 	chal  challengeState
@@ -52,8 +53,8 @@ func (c *Conn) Restore(now mono.Time, s *tcb.Snapshot, o Options) error {
 	c.ts.restore(now, s)
 	c.snd.restore(s)
 	c.rcv.restore(s, o)
-	c.rtt.restore(s)
-	c.loss.reset(s.SndUna)
+	c.rtt.restore(now, s)
+	c.loss.restore(now, s)
 	c.cc.restore(now, algorithm(), s)
 	c.ecn.restore(s, o)
 	c.restoreOptions(now, s, o)
@@ -76,10 +77,10 @@ func (c *Conn) restoreState(now mono.Time, s *tcb.Snapshot) {
 		c.timer.wait = now.Add(timeWait)
 	}
 	if c.snd.flight() > 0 {
-		c.timer.rto = now.Add(c.rtt.rto)
+		c.timer.backoff = min(s.Backoff, maxBackoff)
+		c.armRTO(now)
 	}
 	c.timer.sent = now
-	c.loss.pipe = c.countPipe()
 	c.touch(now)
 }
 
@@ -89,18 +90,21 @@ func (c *Conn) restoreState(now mono.Time, s *tcb.Snapshot) {
 // left out, as nobody acknowledged it.
 func (c *Conn) Snapshot(now mono.Time, s *tcb.Snapshot) {
 	unacked, unsent, ooo := s.Unacked[:0], s.Unsent[:0], s.OutOfOrder[:0]
+	sacked := s.Sacked[:0]
 	*s = tcb.Snapshot{State: c.state}
 	s.Unacked, s.Unsent = c.snd.spans(unacked, unsent)
 	s.OutOfOrder = c.rcv.spans(ooo)
 	c.snd.snapshot(s)
 	c.rcv.snapshot(s)
-	c.ts.snapshot(now, s)
+	c.ts.snapshot(s)
 	s.Probes = c.opt.probes
 	c.rtt.snapshot(s)
+	c.loss.snapshot(s, sacked)
+	s.Backoff = c.timer.backoff
 	c.cc.snapshot(now, s)
 	c.ecn.snapshot(s)
 	if !c.live { // what was in flight is forgotten
-		s.SndNxt, s.FINSent, s.FINQueued = s.SndUna, false, false
+		s.SndNxt, s.FINSent, s.FINQueued, s.Sacked = s.SndUna, false, false, sacked
 	}
 }
 
@@ -123,7 +127,8 @@ func (c *Conn) forget() {
 	c.snd.q.giveBack()
 	c.rcv.dropOOO()
 	c.rcv.delack.at, c.rcv.ackDue = 0, false
-	c.loss.sacked = ranges{}
+	c.loss.clear()
+	c.loss.giveBack()
 }
 
 // Abort makes the next Output one RST, after which there is nothing any more
@@ -142,6 +147,9 @@ func (c *Conn) SetMSS(mss uint32) {
 	c.snd.mss = min(max(mss, tcb.MinMSS), tcb.MaxMSS)
 	c.cc.floor(c.snd.mss)
 }
+
+// Sacked calls each for what the peer has selectively acknowledged, in order.
+func (c *Conn) Sacked(each func(seqnum.Range)) { c.loss.each(each) }
 
 // SndUna is the first octet not yet acknowledged.
 func (c *Conn) SndUna() seqnum.Value { return c.snd.una }

@@ -16,7 +16,7 @@ type ecnState struct {
 	cwrDue  bool         // the next new data carries CWR
 	markDue bool         // the next new data carries CE, by MarkNext
 	recover seqnum.Value // snd.nxt when the window was last reduced for an ECE
-	dctcp   *marks       // nil: RFC 3168's receiver
+	dctcp   *changes     // nil: RFC 3168's receiver
 }
 
 func (e *ecnState) restore(s *tcb.Snapshot, o Options) {
@@ -25,7 +25,7 @@ func (e *ecnState) restore(s *tcb.Snapshot, o Options) {
 		e.recover = s.SndNxt
 	}
 	if s.ECN && o.CC == "dctcp" {
-		e.dctcp = &marks{ce: s.CCState.DCTCP.CE}
+		e.dctcp = &changes{ce: s.CCState.DCTCP.CE}
 		e.echo = e.dctcp.ce
 	}
 }
@@ -112,9 +112,7 @@ func (c *Conn) sawECE(now mono.Time) {
 	if !e.on || c.cc.algorithm == nil || c.loss.phase != open || c.snd.una.LessEq(e.recover) {
 		return
 	}
-	c.cc.reduce(now, c.snd.flight(), beganCWR)
-	c.cc.cwnd = min(c.cc.cwnd, max(c.cc.ssthresh, c.snd.mss))
-	c.queueCWR()
+	c.beginReduction(now, reducing, beganCWR)
 }
 
 // queueCWR is called when the congestion window was reduced, "for any reason"
@@ -142,9 +140,9 @@ func (c *Conn) MarkNext(ev Event) {
 // beyond is reported as marked.
 const maxMarks = 8
 
-// marks is DCTCP's receiver (RFC 8257, section 3.2): where, in what has not
+// changes is DCTCP's receiver (RFC 8257, section 3.2): where, in what has not
 // been acknowledged, octets with and without CE meet.
-type marks struct {
+type changes struct {
 	at [maxMarks]seqnum.Value // the octets from at[i] on differ from those before
 	n  uint8
 	ce bool // of the octets received last (DCTCP.CE)
@@ -152,7 +150,7 @@ type marks struct {
 
 // note takes in that the octets which come at seq have this mark, and reports
 // whether that is a change.
-func (m *marks) note(seq seqnum.Value, ce bool) bool {
+func (m *changes) note(seq seqnum.Value, ce bool) bool {
 	switch {
 	case ce == m.ce:
 		return false
@@ -174,7 +172,7 @@ func (m *marks) note(seq seqnum.Value, ce bool) bool {
 // the octets that it then covers are marked: not across a change (RFC 8257,
 // section 3.2, figure 1). sent is the acknowledgment before it, all that was
 // received is before nxt.
-func (m *marks) cut(sent, ack, nxt seqnum.Value) (seqnum.Value, bool) {
+func (m *changes) cut(sent, ack, nxt seqnum.Value) (seqnum.Value, bool) {
 	k := uint8(0)
 	for k < m.n && m.at[k].LessEq(sent) && (m.at[k].Less(ack) || ack == nxt) {
 		k++

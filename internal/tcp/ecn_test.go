@@ -13,7 +13,7 @@ import (
 func TestMarksTellOfTheRightOctets(t *testing.T) {
 	for seed := range uint64(300) {
 		r := rand.New(rand.NewPCG(seed, 3))
-		var m marks
+		var m changes
 		const base = seqnum.Value(0xfffffff0)
 		var was []bool // of each octet received
 		sent, limit, full := 0, r.IntN(40), false

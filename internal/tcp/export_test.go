@@ -5,7 +5,7 @@ import "unsafe"
 // Held is the memory of all rings and sets, in octets.
 func (c *Conn) Held() int {
 	entries := len(c.snd.q.ring) + len(c.rcv.in.ring) + len(c.rcv.ooo.ring)
-	return entries*int(unsafe.Sizeof(entry{})) + 8*(cap(c.rcv.runs.list)+cap(c.loss.sacked.list))
+	return entries*int(unsafe.Sizeof(entry{})) + 8*cap(c.rcv.runs.list) + len(c.loss.ring)*int(unsafe.Sizeof(flight{}))
 }
 
 // Miscounted is by how much the sums of memory held in order and after a gap

@@ -93,6 +93,7 @@ func (c *Conn) corked() bool {
 
 // settled is called when nothing can be sent.
 func (c *Conn) settled(now mono.Time) {
+	c.drained(now)
 	c.watch(now, false)
 	if c.through || !c.corked() {
 		c.blocked(now)

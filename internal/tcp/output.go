@@ -31,9 +31,10 @@ func (c *Conn) next(now mono.Time, out *wire.Out) bool {
 	switch {
 	case c.rcv.ackDue && c.rcv.sackDue():
 		c.outputAck(now, out)
+	case c.outputFRTO(now, out):
 	case c.outputLost(now, out):
 	case c.outputNew(now, out):
-	case c.outputRescue(now, out):
+	case c.outputTailProbe(now, out):
 	case c.timer.probe:
 		c.outputProbe(now, out)
 	case c.rcv.ackDue:
@@ -94,42 +95,43 @@ func (c *Conn) outputReset(now mono.Time, out *wire.Out) bool {
 }
 
 // room is how much more may be in the network.
-func (c *Conn) room() uint32 { return c.cc.cwnd - min(c.cc.cwnd, c.loss.pipe) }
+func (c *Conn) room() uint32 { return c.cc.cwnd - min(c.cc.cwnd, c.pipe()) }
+
+// outputFRTO sends new data after a timeout, before more is sent again (RFC
+// 5682, section 3.1, step 2b).
+func (c *Conn) outputFRTO(now mono.Time, out *wire.Out) bool {
+	l := &c.loss
+	if !l.newFirst {
+		return false
+	}
+	if c.outputNew(now, out) {
+		return true
+	}
+	l.newFirst = false
+	l.frto = l.recover.Less(c.snd.nxt) // else there was nothing that could be sent
+	return false
+}
 
 // outputLost sends what is lost again.
 func (c *Conn) outputLost(now mono.Time, out *wire.Out) bool {
-	lost := c.nextLost()
-	if lost.Empty() {
+	l := &c.loss
+	if l.frto && l.recover.Less(c.snd.nxt) {
+		return false
+	}
+	missing := c.nextMissing()
+	if missing.Empty() || !c.mayLeave(now) {
 		return false
 	}
 	room := c.room()
-	if c.loss.force {
+	if l.force {
 		room = max(room, c.snd.mss)
 	}
-	n := c.fit(lost, room)
+	n := c.fit(missing, room)
 	if n == 0 {
 		return false
 	}
-	c.loss.force = false
-	c.loss.rexmit = lost.Lo.Add(c.resend(now, out, lost.Lo, n))
-	return true
-}
-
-// outputRescue sends the rescue retransmission, which leaves HighRxt alone.
-func (c *Conn) outputRescue(now mono.Time, out *wire.Out) bool {
-	if c.loss.phase == open {
-		return false
-	}
-	last := c.rescueRange()
-	n := uint32(0)
-	if !last.Empty() {
-		n = c.fit(last, c.room())
-	}
-	if n == 0 {
-		return false
-	}
-	c.loss.rescue = rescueUsed
-	c.resend(now, out, last.Lo, n)
+	l.force = false
+	c.resend(now, out, missing.Lo, n)
 	return true
 }
 
@@ -142,7 +144,7 @@ func (c *Conn) fit(lost seqnum.Range, room uint32) uint32 {
 	if lost.Lo == s.una {
 		window = max(window, s.mss)
 	}
-	n := min(lost.Len(), wire.MaxSuper, window)
+	n := min(lost.Len(), c.super(), window)
 	if n > room {
 		c.cc.limited = true
 		n = room - room%s.mss
@@ -150,22 +152,21 @@ func (c *Conn) fit(lost seqnum.Range, room uint32) uint32 {
 	return n
 }
 
-// resend sends n octets of sequence space from seq on again and returns how
-// many it were.
-func (c *Conn) resend(now mono.Time, out *wire.Out, seq seqnum.Value, n uint32) uint32 {
+// resend sends n octets of sequence space from seq on again.
+func (c *Conn) resend(now mono.Time, out *wire.Out, seq seqnum.Value, n uint32) {
 	s := &c.snd
 	c.header(now, out, seq, wire.ACK)
 	data := min(n, distance(seq, s.end))
 	got, _ := s.gather(out, s.q.find(seq), seq, data)
 	c.dress(out, got == data && n > data)
 	c.stats.Retransmits += count(got, s.mss)
-	c.rtt.timing = false
-	if seq == s.una {
+	if seq == s.una && c.timer.kind != reordering {
 		c.armRTO(now)
 	}
 	n = length(out)
-	c.loss.pipe += n
-	return n
+	c.sentAgain(now, seq, seq.Add(n))
+	c.loss.prr.out += n
+	c.paceOut(now, n)
 }
 
 // length is the sequence space that out takes.
@@ -200,11 +201,17 @@ func (c *Conn) outputNew(now mono.Time, out *wire.Out) bool {
 	}
 	n := c.ecn.alone(c.allowed(), s.mss)
 	fin := s.finDue() && n == s.unsent() && s.nxt.Add(n).Less(s.edge)
-	if n == 0 && !fin {
+	if n == 0 && !fin || !c.mayLeave(now) {
 		return false
 	}
+	c.emitNew(now, out, n, fin)
+	return true
+}
+
+// emitNew sends n octets, and with fin the FIN, for the first time.
+func (c *Conn) emitNew(now mono.Time, out *wire.Out, n uint32, fin bool) {
+	s := &c.snd
 	if s.flight() == 0 {
-		c.timer.backoff = 0
 		c.armRTO(now)
 	}
 	c.header(now, out, s.nxt, wire.ACK)
@@ -212,7 +219,6 @@ func (c *Conn) outputNew(now mono.Time, out *wire.Out) bool {
 	c.dress(out, fin && got == n)
 	c.ecn.dress(out)
 	c.sentNew(now, out, at)
-	return true
 }
 
 // sentNew accounts for a first transmission.
@@ -220,13 +226,17 @@ func (c *Conn) sentNew(now mono.Time, out *wire.Out, at uint32) {
 	s := &c.snd
 	n := length(out)
 	c.sentData(now, out)
+	x := flight{lo: s.nxt, hi: s.nxt.Add(n), at: now}
+	c.rate.stamp(&x, s.flight() == 0)
+	c.loss.push(x)
 	s.at, s.nxt, s.override = at, s.nxt.Add(n), false
 	s.finSent = out.Flags&wire.FIN != 0
 	s.flushing = s.flushing && s.nxt.Less(s.flush)
-	c.loss.pipe += n
 	c.stats.BytesOut += uint64(out.Length)
 	c.timer.sent = now
-	c.rtt.sent(now, s.nxt)
+	c.loss.prr.out += n
+	c.loss.tlp.want = true
+	c.paceOut(now, n)
 	c.touch(now)
 }
 
@@ -236,7 +246,7 @@ func (c *Conn) sentNew(now mono.Time, out *wire.Out, at uint32) {
 func (c *Conn) allowed() uint32 {
 	s := &c.snd
 	queued := s.unsent()
-	n := min(queued, wire.MaxSuper, distance(s.nxt, s.edge))
+	n := min(queued, c.super(), distance(s.nxt, s.edge))
 	if room := c.room(); n > room && !s.flushing {
 		c.cc.limited = true
 		n = room - room%s.mss
@@ -261,5 +271,5 @@ func (c *Conn) allowed() uint32 {
 // that the next acknowledgment soon allows a larger super-segment (as Linux,
 // tcp_tso_should_defer).
 func (c *Conn) worthWaiting(n uint32) bool {
-	return c.loss.quiet() && n < wire.MaxSuper/2 && n < c.loss.pipe/3
+	return c.loss.quiet() && n < wire.MaxSuper/2 && n < c.pipe()/3
 }

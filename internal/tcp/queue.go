@@ -25,40 +25,11 @@ func (e *entry) cut(n uint32) {
 	e.seq = e.seq.Add(n)
 }
 
-// A queue is a ring of entries in sequence order, disjoint. Indexes are
-// absolute: they run freely modulo 2^32 and stay true while the ring grows.
-type queue struct {
-	ring []entry // length 0 or a power of two
-	head uint32  // index of the first entry
-	tail uint32  // index after the last one
-}
-
-const firstRing = 8 // entries
-
-func (q *queue) len() uint32 { return q.tail - q.head }
-
-func (q *queue) empty() bool { return q.tail == q.head }
-
-func (q *queue) at(i uint32) *entry { return &q.ring[i&uint32(len(q.ring)-1)] }
-
-func (q *queue) last() *entry { return q.at(q.tail - 1) }
-
-// grow makes room for one more entry.
-func (q *queue) grow() {
-	if int(q.len()) < len(q.ring) {
-		return
-	}
-	bigger := make([]entry, max(2*len(q.ring), firstRing))
-	for i := q.head; i != q.tail; i++ {
-		bigger[i&uint32(len(bigger)-1)] = *q.at(i)
-	}
-	q.ring = bigger
-}
+// A queue is entries in sequence order, disjoint.
+type queue struct{ deque[entry] }
 
 func (q *queue) push(s frame.Span, seq seqnum.Value) {
-	q.grow()
-	*q.at(q.tail) = entry{s.Buf, s.Off, s.Len, seq}
-	q.tail++
+	q.append(entry{s.Buf, s.Off, s.Len, seq})
 }
 
 // drop releases the first entry.
@@ -124,39 +95,9 @@ func (q *queue) put(i, j uint32, s frame.Span, seq seqnum.Value) {
 	q.shut(i+1, j)
 }
 
-// open makes a free place at index i by moving all from there on.
-func (q *queue) open(i uint32) {
-	q.grow()
-	for k := q.tail; k != i; k-- {
-		*q.at(k) = *q.at(k - 1)
-	}
-	q.tail++
-}
-
-// shut closes the places from index i to before j, whose entries are gone.
-func (q *queue) shut(i, j uint32) {
-	if i == j {
-		return
-	}
-	for ; j != q.tail; i, j = i+1, j+1 {
-		*q.at(i) = *q.at(j)
-	}
-	for k := i; k != q.tail; k++ {
-		q.at(k).buf = nil
-	}
-	q.tail = i
-}
-
 // clear releases everything.
 func (q *queue) clear() {
 	for !q.empty() {
 		q.drop()
-	}
-}
-
-// giveBack frees the ring of an empty queue.
-func (q *queue) giveBack() {
-	if q.empty() {
-		*q = queue{head: q.head, tail: q.tail}
 	}
 }

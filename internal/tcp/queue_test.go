@@ -11,7 +11,8 @@ import (
 
 func TestQueueFindAcrossTheWrapAndGrowth(t *testing.T) {
 	pool := frame.NewPool(1 << 30)
-	q := queue{head: 0xfffffffd, tail: 0xfffffffd}
+	var q queue
+	q.head, q.tail = 0xfffffffd, 0xfffffffd
 	seq := seqnum.Value(0xffffff00)
 	var ends []seqnum.Value
 	for i := range uint32(100) {

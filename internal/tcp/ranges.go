@@ -4,7 +4,7 @@ import "toehold/internal/seqnum"
 
 // maxRanges bounds a set of ranges, and with it the work that one segment can
 // cause.
-const maxRanges = 256
+const maxRanges = 1024
 
 // ranges is a set of sequence numbers: ranges in order, neither touching nor
 // overlapping.
@@ -134,8 +134,6 @@ func (r *ranges) gap(v, limit seqnum.Value) seqnum.Range {
 	}
 	return seqnum.Range{Lo: v, Hi: limit}
 }
-
-func (r *ranges) clear() { r.list, r.octets = r.list[:0], 0 }
 
 // giveBack frees the memory of an empty set.
 func (r *ranges) giveBack() {

@@ -162,10 +162,22 @@ func TestRFC6298(t *testing.T) {
 			send n=1
 			wait ms=300 => 300ms: seq=0 len=1 psh ack=0 win=65535
 			wait ms=599 => nothing
-			wait ms=1   => 900ms: seq=0 len=1 psh ack=0 win=65535
+			wait ms=1   => 900ms: seq=0 len=1 psh ack=0 win=65535`},
+		{"5, Karn", "After retransmitting, once a new RTT measurement is obtained (which can only happen when new data has been sent and acknowledged), the computations ... may result in 'collapsing' RTO back down after it has been subject to exponential back off.", `
+			conn mss=1000 srtt=100
+			send n=1
+			wait ms=300
 			recv ack=1
 			send n=1
-			wait ms=300 => 1.2s: seq=1 len=1 psh ack=0 win=65535`},
+			wait ms=599 => nothing
+			wait ms=1   => 900ms: seq=1 len=1 psh ack=0 win=65535
+			recv ack=2
+			send n=1
+			wait ms=100
+			recv ack=3
+			send n=1
+			wait ms=299 => nothing
+			wait ms=1   => 1.3s: seq=3 len=1 psh ack=0 win=65535`},
 		{"3", "RTT samples must not be made using segments that were retransmitted (Karn).", `
 			conn mss=1000 srtt=100
 			send n=1
@@ -192,9 +204,10 @@ func TestRFC2018(t *testing.T) {
 			conn sack mss=1000 srtt=100 cc=none
 			send n=4000
 			recv sack=1000-4000
-			recv ack=1000
-			wait ms=300
-			wait ms=600 => 900ms: seq=1000 len=3000 size=1000 psh ack=0 win=65535`},
+			wait ms=100
+			recv ack=1000 => event: acked window
+			wait ms=43 => nothing
+			wait ms=1  => 143.750062ms: seq=1000 len=3000 size=1000 psh ack=0 win=65535`},
 	})
 }
 
@@ -212,6 +225,7 @@ func TestRFC2883(t *testing.T) {
 		{"5", "A sender that does not know D-SACK discards such blocks: it does no harm.", `
 			conn sack mss=1000 srtt=100
 			send n=3000
+			wait ms=100
 			recv ack=2000 sack=0-1000 => event: acked window
 			recv ack=2000 sack=500-1500 => nothing
 			show => established una=2000 nxt=3000 end=3000 edge=66000 rcv=0 acked=0 cwnd=10 ssthresh=2147483647 recovery=0 rto=300ms held=1000/0`},
@@ -268,8 +282,11 @@ func TestRFC6675(t *testing.T) {
 		{"5 (4.2)", "ssthresh = cwnd = (FlightSize / 2).", `
 			conn sack mss=1000 srtt=100 cc=reno
 			send n=10000
-			recv sack=1000-4000
-			show => established una=0 nxt=10000 end=10000 edge=64000 rcv=0 acked=0 cwnd=5 ssthresh=5 recovery=1 rto=300ms held=10000/0`},
+			wait ms=100
+			recv sack=1000-4000 => 100ms: seq=0 len=1000 ack=0 win=65535
+			wait ms=100
+			recv ack=10000
+			show => established una=10000 nxt=10000 end=10000 edge=74000 rcv=0 acked=0 cwnd=5 ssthresh=5 recovery=0 rto=300ms held=0/0`},
 		{"4 NextSeg (1)", "The sender does not retransmit what the receiver has, nor anything twice in one recovery.", `
 			conn sack mss=1000 srtt=100 cc=none
 			send n=10000
@@ -280,16 +297,19 @@ func TestRFC6675(t *testing.T) {
 		{"4 NextSeg (4)", "If ... there exists outstanding unSACKed data, we provide the opportunity for a single 'rescue' retransmission per entry into loss recovery.", `
 			conn sack mss=1000 srtt=100 cc=reno
 			send n=10000
-			recv sack=1000-4000
-			recv ack=4000 => event: acked window
-			recv ack=6000 => event: acked window; 0s: seq=9000 len=1000 psh ack=0 win=65535
-			recv ack=7000 => event: acked window`},
+			wait ms=100
+			recv sack=1000-9000 => 100ms: seq=0 len=1000 ack=0 win=65535
+			wait ms=100
+			recv ack=9000 => event: acked window; 200ms: seq=9000 len=1000 psh ack=0 win=65535`},
 		{"5", "Upon receipt of an ACK that covers RecoveryPoint, the loss recovery phase ends.", `
 			conn sack mss=1000 srtt=100 cc=reno
 			send n=10000
+			wait ms=100
 			recv sack=1000-4000
+			wait ms=100
 			recv ack=9999
 			show => established una=9999 nxt=10000 end=10000 edge=73999 rcv=0 acked=0 cwnd=5 ssthresh=5 recovery=1 rto=300ms held=1/0
+			wait ms=100
 			recv ack=10000
 			show => established una=10000 nxt=10000 end=10000 edge=74000 rcv=0 acked=0 cwnd=5 ssthresh=5 recovery=0 rto=300ms held=0/0`},
 	})

@@ -24,9 +24,9 @@ func TestRTTSamples(t *testing.T) {
 		{"much shorter", []time.Duration{800 * ms, 160 * ms}, 720 * ms, 407500 * time.Microsecond, 2350 * ms},
 	} {
 		var r rttState
-		r.restore(&tcb.Snapshot{})
+		r.restore(noon, &tcb.Snapshot{})
 		for _, m := range tt.samples {
-			r.sample(m)
+			r.sample(m, 0, 0)
 		}
 		if r.srtt != tt.srtt || r.rttvar != tt.rttvar || r.rto != tt.rto {
 			t.Errorf("%s: srtt %v, rttvar %v, rto %v", tt.name, r.srtt, r.rttvar, r.rto)
@@ -44,7 +44,7 @@ func TestRTOLimits(t *testing.T) {
 		{100 * ms, 10 * ms, time.Hour, maxRTO},
 	} {
 		var r rttState
-		r.restore(&tcb.Snapshot{SRTT: tt.srtt, RTTVar: tt.rttvar, RTO: tt.rto})
+		r.restore(noon, &tcb.Snapshot{SRTT: tt.srtt, RTTVar: tt.rttvar, RTO: tt.rto})
 		if r.rto != tt.want {
 			t.Errorf("%+v: rto %v", tt, r.rto)
 		}

@@ -86,24 +86,58 @@ func (r *recvState) fillDSACK(seg *wire.Segment) {
 	}
 }
 
-// takeSACK records the SACK blocks of an acceptable acknowledgment and returns
-// the number of octets newly reported. Blocks that are not about octets in
-// flight are passed over; so is a DSACK, which is before snd.una or in a block
-// that is known.
-func (c *Conn) takeSACK(seg *wire.Segment) uint32 {
-	if !c.rcv.sack {
-		return 0
+// takeSACK records the SACK blocks of an acceptable acknowledgment (RFC 2018,
+// section 5). Blocks that are not about octets in flight are passed over.
+func (c *Conn) takeSACK(seg *wire.Segment, d *delivery) {
+	if !c.rcv.sack || seg.NSACK <= 0 {
+		return
 	}
-	fresh := uint32(0)
-	for _, b := range seg.SACK[:min(max(seg.NSACK, 0), len(seg.SACK))] {
-		if !b.Lo.Less(b.Hi) || b.Lo.Less(c.snd.una) || c.snd.nxt.Less(b.Hi) || b.Lo == seg.Ack {
+	blocks := seg.SACK[:min(seg.NSACK, len(seg.SACK))]
+	if dsack(seg.Ack, blocks) {
+		c.noteDSACK(d, blocks[0])
+		blocks = blocks[1:]
+	}
+	for _, b := range blocks {
+		if b.Lo.Less(b.Hi) && c.snd.una.Less(b.Lo) && b.Hi.LessEq(c.snd.nxt) {
+			c.pick(d, b)
+		}
+	}
+	if d.picked != 0 && !c.loss.empty() && c.loss.first().at < d.picked {
+		d.rearm = true // what was sent after the first in flight arrived
+	}
+}
+
+// dsack reports that the first block is of octets received twice: they are
+// acknowledged, or within the block that follows (RFC 2883, section 4).
+func dsack(ack seqnum.Value, b []seqnum.Range) bool {
+	if !b[0].Lo.Less(b[0].Hi) {
+		return false
+	}
+	return b[0].Lo.Less(ack) || len(b) > 1 && b[1].Lo.LessEq(b[0].Lo) && b[0].Hi.LessEq(b[1].Hi)
+}
+
+// pick marks [b.Lo, b.Hi) as with the peer.
+func (c *Conn) pick(d *delivery, b seqnum.Range) {
+	l := &c.loss
+	for i := l.find(b.Lo); i != l.tail && l.at(i).lo.Less(b.Hi); i++ {
+		x := l.at(i)
+		switch {
+		case x.is(sacked):
 			continue
-		}
-		n, ok := c.loss.sacked.add(b)
-		if !ok {
+		case l.full() && (x.lo.Less(b.Lo) || b.Hi.Less(x.hi)):
 			c.stats.SACKIgnored++
+			continue
+		case x.lo.Less(b.Lo):
+			l.split(i, b.Lo)
+			continue
+		case b.Hi.Less(x.hi):
+			l.split(i, b.Hi)
 		}
-		fresh += n
+		x = l.at(i)
+		c.take(d, x, x.len(), true)
+		d.fresh += x.len()
+		l.fack = seqnum.Max(l.fack, x.hi)
+		l.set(x, x.marks&^(lost|resent)|sacked)
+		i = l.join(i)
 	}
-	return fresh
 }

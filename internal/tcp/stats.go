@@ -11,6 +11,9 @@ type Stats struct {
 	Retransmits       uint64 // segments
 	RTOs              uint64
 	FastRecoveries    uint64
+	TailProbes        uint64 // tail loss probes sent (RFC 8985, section 7)
+	DSACKs            uint64 // reports of octets received twice
+	Undos             uint64 // reductions of the window taken back
 	Probes            uint64 // window probes and keepalives sent
 	OutOfOrder        uint64 // segments received after a gap
 	DupIn             uint64 // segments received that held nothing new
@@ -26,7 +29,7 @@ type Stats struct {
 type Metrics struct {
 	SRTT, RTTVar, RTO uint32 // us
 	Cwnd, Ssthresh    uint32 // segments; tcb.NoThreshold when never set
-	Recovery          uint8  // 0 open, 1 fast recovery, 2 loss (after a retransmission timeout)
+	Recovery          uint8  // 0 open, 1 fast recovery, 2 loss (after a retransmission timeout), 3 reduction for ECN
 	State             tcb.State
 	SndWnd, RcvWnd    uint32 // octets: from snd.una to the peer's edge, from what is acknowledged to ours
 	HeldOut, HeldIn   uint32 // octets held to be sent or acknowledged, octets received and not handed out

@@ -10,14 +10,32 @@ import (
 // timerState is the timers, each 0 when it is not running, but for the
 // delayed acknowledgment's, which is with the receiver.
 type timerState struct {
-	rto     mono.Time // retransmission while something is in flight, persist otherwise
+	rto     mono.Time // as kind says
 	wait    mono.Time // end of TIME-WAIT
 	idle    mono.Time // give memory back if nothing happened since
 	active  mono.Time // when something last happened
 	sent    mono.Time // when new data was last sent
+	paced   mono.Time // nothing leaves before, when the window's algorithm paces
+	kind    timerKind // of rto
+	expired mono.Time // when the last retransmission timeout was
 	backoff uint8     // doublings of the timeout
+	retries uint8     // timeouts since anything was acknowledged
 	probe   bool      // a probe is to be sent
+	pacing  bool      // something waits for paced
 }
+
+// A timerKind is what the one timer of the sender stands for (Linux
+// icsk_pending).
+type timerKind uint8
+
+const (
+	retransmitting timerKind = iota // persist, while nothing is in flight
+	probing                         // tail loss probe
+	reordering                      // RACK: what is late enough is lost then
+)
+
+// arm sets the timer; it does not go off before the first moment there is.
+func (t *timerState) arm(k timerKind, at mono.Time) { t.kind, t.rto = k, at }
 
 const (
 	timeWait   = 60 * time.Second // Linux TCP_TIMEWAIT_LEN, not the RFC's 2 x 2 min
@@ -28,7 +46,11 @@ const (
 // Deadline is when Advance is to be called next, 0 for never.
 func (c *Conn) Deadline() mono.Time {
 	t := &c.timer
-	return mono.Earliest(c.opt.deadline(), mono.Earliest(mono.Earliest(t.rto, c.rcv.delack.at), mono.Earliest(t.wait, t.idle)))
+	at := mono.Earliest(c.opt.deadline(), mono.Earliest(mono.Earliest(t.rto, c.rcv.delack.at), mono.Earliest(t.wait, t.idle)))
+	if t.pacing {
+		at = mono.Earliest(at, t.paced)
+	}
+	return at
 }
 
 // Advance runs the timers whose time has come. Early calls do nothing.
@@ -37,6 +59,9 @@ func (c *Conn) Advance(now mono.Time) Event {
 	if due(t.rto, now) {
 		t.rto = 0
 		c.timeout(now)
+	}
+	if t.pacing && due(t.paced, now) {
+		t.pacing = false // Output may send again
 	}
 	if due(c.rcv.delack.at, now) {
 		c.delayOver()
@@ -72,21 +97,46 @@ func (c *Conn) rest(now mono.Time) {
 		q.giveBack()
 	}
 	c.rcv.runs.giveBack()
-	c.loss.sacked.giveBack()
+	c.loss.giveBack()
 }
 
-// timeout is the end of the retransmission or persist timer.
+// timeout is the end of the sender's timer.
 func (c *Conn) timeout(now mono.Time) {
-	if c.snd.flight() > 0 {
-		c.retransmissionTimeout(now)
-	} else {
+	switch kind := c.timer.kind; {
+	case c.snd.flight() == 0:
 		c.persist()
+	case kind == probing:
+		c.probe(now)
+		return
+	case kind == reordering:
+		c.reorderTimeout(now)
+		return
+	default:
+		c.retransmissionTimeout(now)
 	}
 	c.timer.backoff = min(c.timer.backoff+1, maxBackoff)
+	c.timer.retries = min(c.timer.retries, 254) + 1
 	c.armRTO(now)
 }
 
 // armRTO starts the timer with its back-off (RFC 6298, rule 5.5).
-func (c *Conn) armRTO(now mono.Time) {
-	c.timer.rto = now.Add(min(c.rtt.rto<<c.timer.backoff, maxRTO))
+func (c *Conn) armRTO(now mono.Time) { c.timer.arm(retransmitting, now.Add(c.backedOff())) }
+
+// backedOff is the timeout with its back-off. The hop to the program's socket is
+// inside the host: what it loses is no congestion, and nobody is served by
+// waiting.
+func (c *Conn) backedOff() time.Duration {
+	if c.cc.algorithm == nil {
+		return min(c.rtt.rto<<c.timer.backoff, hopRTO)
+	}
+	return min(c.rtt.rto<<c.timer.backoff, maxRTO)
+}
+
+// expiry is when the retransmission timer would have gone off had it run since
+// the first octets in flight were sent (Linux tcp_rto_delta_us).
+func (c *Conn) expiry(now mono.Time) mono.Time {
+	if c.loss.empty() {
+		return now.Add(c.backedOff())
+	}
+	return max(c.loss.first().at.Add(c.backedOff()), now+1)
 }

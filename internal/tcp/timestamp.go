@@ -25,19 +25,21 @@ const recentLife = 24 * 24 * time.Hour
 
 func (t *stampState) restore(now mono.Time, s *tcb.Snapshot) {
 	*t = stampState{
-		on: s.Timestamps, offset: s.TSOffset, recent: s.TSRecent, echoed: s.TSEcr, at: now.Add(-s.TSRecentAge),
+		on: s.Timestamps, offset: s.TSOffset, recent: s.TSRecent, echoed: s.TSEcr, at: now,
 		ecr: s.TSRecent,
 	}
 	t.val = t.clock(now)
 }
 
-func (t *stampState) snapshot(now mono.Time, s *tcb.Snapshot) {
-	s.TSRecentAge = max(now.Sub(t.at), 0)
+func (t *stampState) snapshot(s *tcb.Snapshot) {
 	s.Timestamps, s.TSOffset, s.TSRecent, s.TSEcr = t.on, t.offset, t.recent, t.echoed
 }
 
 // clock is TSval at now.
 func (t *stampState) clock(now mono.Time) uint32 { return uint32(now.Milliseconds()) + t.offset }
+
+// stampAt is TSval of what this end sent at a time.
+func (c *Conn) stampAt(at mono.Time) uint32 { return c.ts.clock(at) }
 
 // old is PAWS, rule R1 of RFC 7323, section 5.3. A segment without the option
 // passes, as it does with Linux.
