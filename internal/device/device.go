@@ -14,6 +14,7 @@ import (
 	"toehold/internal/frame"
 	"toehold/internal/mono"
 	"toehold/internal/port"
+	"toehold/internal/seqnum"
 	"toehold/internal/shm"
 	"toehold/internal/wire"
 )
@@ -175,7 +176,7 @@ func (d *Device) receive(now mono.Time, p port.Port, into []port.Received, handl
 func (d *Device) frameFromWire(now mono.Time, raw rawFrame) {
 	var p wire.Packet
 	if v := wire.Parse(raw.buf, raw.n, d.linkHeader, &p); v != wire.OK {
-		d.stats.BadFrames++
+		d.notTCP(now, v, raw)
 		return
 	}
 	c := d.flows[p.Key.Reverse()]
@@ -198,6 +199,48 @@ func (d *Device) frameFromWire(now mono.Time, raw rawFrame) {
 	}
 	d.spare(&p.Seg)
 	d.fromPeer(now, c, &p, raw)
+}
+
+// notTCP handles a frame of the wire that is no segment: routers say there
+// which segments are too large. The kernel has it as well.
+func (d *Device) notTCP(now mono.Time, v wire.Verdict, raw rawFrame) {
+	var t wire.TooBig
+	if v != wire.NotTCP || !wire.ParseTooBig(raw.buf, raw.n, d.linkHeader, &t) {
+		d.stats.BadFrames++
+		return
+	}
+	c := d.flows[t.Key]
+	if c == nil || c.place != abi.PlaceOwned || !c.sent(t.Seq) {
+		d.stats.Unknown++
+		return
+	}
+	c.wire.PacketTooBig(now, c.segmentIn(t.MTU))
+	d.touch(c)
+}
+
+// sent reports that seq is in flight to the peer: who does not see the
+// connection cannot know that (RFC 5927, section 4.1).
+func (c *conn) sent(seq seqnum.Value) bool {
+	return c.wire.SndUna().LessEq(seq) && seq.Less(c.wire.SndNxt())
+}
+
+// The least MTU that is believed: Linux ip_rt_min_pmtu, and what every IPv6
+// link has (RFC 8201, section 4).
+const (
+	leastMTU4 = 552
+	leastMTU6 = 1280
+)
+
+// segmentIn is the payload of a segment in a packet of mtu octets.
+func (c *conn) segmentIn(mtu uint32) uint32 {
+	headers := uint32(20 + 20)
+	if mtu = max(mtu, leastMTU4); c.key.Family == 6 {
+		headers, mtu = 40+20, max(mtu, leastMTU6)
+	}
+	if c.kernel.Flags&abi.FlagTimestamps != 0 {
+		headers += 12
+	}
+	return mtu - headers
 }
 
 func (d *Device) frameFromHost(now mono.Time, raw rawFrame) {

@@ -18,6 +18,7 @@ type Conn struct {
 	rtt   rttState
 	loss  lossState
 	rate  rateState
+	path  pathState
 	cc    congestion
 	timer timerState
 	chal  challengeState
@@ -52,6 +53,7 @@ func (c *Conn) Restore(now mono.Time, s *tcb.Snapshot, o Options) error {
 	*c = Conn{state: s.State, live: true, through: o.Through, told: o.TSTold}
 	c.ts.restore(now, s)
 	c.snd.restore(s)
+	c.path.told = s.MSS
 	c.rcv.restore(s, o)
 	c.rtt.restore(now, s)
 	c.loss.restore(now, s)
@@ -139,13 +141,6 @@ func (c *Conn) Abort() {
 	}
 	c.forget()
 	c.rstDue = true
-}
-
-// SetMSS changes the size of segments, in octets of payload; values outside
-// of what a snapshot may have are brought to its limits.
-func (c *Conn) SetMSS(mss uint32) {
-	c.snd.mss = min(max(mss, tcb.MinMSS), tcb.MaxMSS)
-	c.cc.floor(c.snd.mss)
 }
 
 // Sacked calls each for what the peer has selectively acknowledged, in order.

@@ -33,6 +33,7 @@ func (c *Conn) next(now mono.Time, out *wire.Out) bool {
 		c.outputAck(now, out)
 	case c.outputFRTO(now, out):
 	case c.outputLost(now, out):
+	case c.outputPathProbe(now, out):
 	case c.outputNew(now, out):
 	case c.outputTailProbe(now, out):
 	case c.timer.probe:

@@ -100,6 +100,7 @@ func (c *Conn) judge(d *delivery) {
 	d.una, d.nxt, d.srtt, d.inFlight = c.snd.una, c.snd.nxt, c.rtt.srtt, c.pipe()
 	d.recovering = l.phase != open
 	c.cc.observe(d.sample)
+	c.pathProbed()
 	c.seeReordering(d)
 	c.probeAnswered(d)
 	c.widen(d)
@@ -159,6 +160,7 @@ func (c *Conn) inOpen(d *delivery) {
 	c.undoByDSACK(d.now)
 	c.find(d)
 	switch {
+	case c.lossSeen() && c.probeLost(d.now):
 	case c.lossSeen():
 		c.enterRecovery(d.now)
 	case d.ece:

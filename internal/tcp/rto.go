@@ -20,6 +20,8 @@ func (c *Conn) retransmissionTimeout(now mono.Time) {
 		c.renege()
 	}
 	l.phase, l.recover, l.dupAcks, l.force, l.tlp = timedOut, s.nxt, 0, true, tlpState{}
+	c.path.size = 0
+	c.blackHole(now)
 	c.loseAll(now)
 	if c.cc.algorithm != nil {
 		c.cc.cwnd = c.pipe() + s.mss

@@ -12,6 +12,8 @@ type Stats struct {
 	RTOs              uint64
 	FastRecoveries    uint64
 	TailProbes        uint64 // tail loss probes sent (RFC 8985, section 7)
+	BlackHoles        uint64 // times that the path was taken to drop large segments
+	PathProbes        uint64 // segments sent to see whether the path carries larger ones
 	DSACKs            uint64 // reports of octets received twice
 	Undos             uint64 // reductions of the window taken back
 	Probes            uint64 // window probes and keepalives sent

@@ -75,6 +75,7 @@ var commands = map[string]func(*Script, Args) error{
 		return nil
 	},
 	"mss":     func(s *Script, a Args) error { s.c.SetMSS(uint32(a.num("size"))); return nil },
+	"too-big": func(s *Script, a Args) error { s.c.PacketTooBig(s.now, uint32(a.num("size"))); return nil },
 	"close":   func(s *Script, a Args) error { s.c.CloseSend(); return nil },
 	"ack-now": func(s *Script, a Args) error { s.c.AckNow(); return nil },
 	"probe":   func(s *Script, a Args) error { s.c.Probe(); return nil },

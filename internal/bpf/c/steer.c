@@ -18,7 +18,12 @@
 enum {
 	ETH_P_IP = 0x0800,
 	ETH_P_IPV6 = 0x86dd,
+	IPPROTO_ICMP = 1,
 	IPPROTO_TCP = 6,
+	IPPROTO_ICMPV6 = 58,
+	ICMP_DEST_UNREACH = 3,
+	ICMP_FRAG_NEEDED = 4,
+	ICMPV6_PKT_TOOBIG = 2,
 	PACKET_HOST = 0,
 	ETHER_HEADER = 14,
 	FRAGMENT = 0x3fff, /* more fragments, or an offset */
@@ -91,6 +96,30 @@ struct ipv6 {
 	u8 source[16], destination[16];
 	u16 source_port, destination_port;
 	u32 seq;
+};
+
+/* A router's word that a segment was too large, which it quotes (RFC 1191,
+ * section 4; RFC 4443, section 3.2). */
+struct too_big4 {
+	u8 version_ihl, tos;
+	u16 total, id, fragment;
+	u8 ttl, protocol;
+	u16 check;
+	u8 source[4], destination[4];
+	u8 type, code;
+	u16 icmp_check, unused, mtu;
+	struct ipv4 quoted;
+};
+
+struct too_big6 {
+	u32 version_class_label;
+	u16 length;
+	u8 next_header, hop_limit;
+	u8 source[16], destination[16];
+	u8 type, code;
+	u16 icmp_check;
+	u32 mtu;
+	struct ipv6 quoted;
 };
 
 static ALWAYS_INLINE struct control *get_control(void)
@@ -184,6 +213,62 @@ static ALWAYS_INLINE int parse(struct __sk_buff *skb, struct control *c,
 	return 0;
 }
 
+static ALWAYS_INLINE int too_big4(struct __sk_buff *skb, u32 at,
+				  struct flow_key *k)
+{
+	struct too_big4 m;
+
+	if (bpf_skb_load_bytes(skb, at, &m, sizeof(m)))
+		return 0;
+	if (m.version_ihl != 0x45 || m.protocol != IPPROTO_ICMP ||
+	    m.fragment & htons(FRAGMENT) || m.type != ICMP_DEST_UNREACH ||
+	    m.code != ICMP_FRAG_NEEDED || m.quoted.version_ihl != 0x45 ||
+	    m.quoted.protocol != IPPROTO_TCP)
+		return 0;
+	__builtin_memcpy(k->local, m.quoted.source, 4);
+	__builtin_memcpy(k->remote, m.quoted.destination, 4);
+	k->local_port = m.quoted.source_port;
+	k->remote_port = m.quoted.destination_port;
+	k->family = 4;
+	return 1;
+}
+
+static ALWAYS_INLINE int too_big6(struct __sk_buff *skb, u32 at,
+				  struct flow_key *k)
+{
+	struct too_big6 m;
+
+	if (bpf_skb_load_bytes(skb, at, &m, sizeof(m)))
+		return 0;
+	if ((m.version_class_label & 0xf0) != 0x60 ||
+	    m.next_header != IPPROTO_ICMPV6 || m.type != ICMPV6_PKT_TOOBIG ||
+	    m.quoted.next_header != IPPROTO_TCP)
+		return 0;
+	__builtin_memcpy(k->local, m.quoted.source, 16);
+	__builtin_memcpy(k->remote, m.quoted.destination, 16);
+	k->local_port = m.quoted.source_port;
+	k->remote_port = m.quoted.destination_port;
+	k->family = 6;
+	return 1;
+}
+
+/* Reports that a frame says of a steered flow that its segments are too
+ * large. Device and kernel both get it. */
+static ALWAYS_INLINE int too_big(struct __sk_buff *skb, struct control *c)
+{
+	u32 at = c->link_header;
+	struct flow_key k = {};
+	int is = 0;
+
+	if (skb->vlan_present || at > ETHER_HEADER)
+		return 0;
+	if (skb->protocol == htons(ETH_P_IP))
+		is = too_big4(skb, at, &k);
+	else if (skb->protocol == htons(ETH_P_IPV6))
+		is = too_big6(skb, at, &k);
+	return is && bpf_map_lookup_elem(&flows, &k);
+}
+
 static ALWAYS_INLINE void reverse(struct flow_key *k)
 {
 	u64 *l = (u64 *)k->local, *r = (u64 *)k->remote, a = l[0], b = l[1];
@@ -197,7 +282,8 @@ static ALWAYS_INLINE void reverse(struct flow_key *k)
 	k->remote_port = port;
 }
 
-/* Accepts what the device is to have. Only frames addressed to this host:
+/* Accepts what the device is to have: the peer's segments of steered flows, and
+ * what routers say of the size of S's. Only frames addressed to this host:
  * others, of an interface in promiscuous mode or sent by this host itself,
  * the kernel's TCP would not take either. */
 SEC("socket")
@@ -213,7 +299,7 @@ int filter(struct __sk_buff *skb)
 	    skb->len > MAX_FRAME)
 		return 0;
 	if (!parse(skb, c, &p))
-		return 0;
+		return too_big(skb, c) && alive(c) ? -1 : 0;
 	reverse(&p.key);
 	if (!bpf_map_lookup_elem(&flows, &p.key))
 		return 0;
