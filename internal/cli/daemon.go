@@ -159,6 +159,7 @@ func deviceCommand(env *Env) *cobra.Command {
 	cmd.Flags().Int64Var(&c.Memory, "memory", defaultMemory, "octets of buffers at most")
 	cmd.Flags().Uint32Var(&c.Generations.First, "first-generation", 1, "first generation in hardware ids")
 	cmd.Flags().Uint32Var(&c.Generations.Step, "generation-step", 1, "distance of the generations")
+	cmd.Flags().BoolVar(&c.MTUProbing, "mtu-probing", false, "find out what paths carry that drop large segments")
 	level := cmd.Flags().String("log-level", "info", "debug, info, warn or error")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		var l slog.Level

@@ -31,6 +31,7 @@ type Device struct {
 	blocks     []abi.Block
 	send       func(msg []byte) // to the driver
 	clock      func() mono.Time // for measuring only; decisions are given the time
+	mtuProbing bool
 
 	flows map[flow.Key]*conn
 	slots []slot
@@ -91,6 +92,7 @@ type Parts struct {
 	Send         func(msg []byte)
 	Clock        func() mono.Time // measures stalls
 	Generations  abi.Generations
+	MTUProbing   bool // as tcp.Options
 }
 
 // New makes a device with an empty table.
@@ -98,9 +100,9 @@ func New(now mono.Time, p Parts) *Device {
 	d := &Device{
 		log: p.Log, pool: p.Pool, uplink: p.Uplink, host: p.Host, linkHeader: p.LinkHeader,
 		control: p.Control, blocks: p.Blocks, send: p.Send, clock: p.Clock,
-		flows:   make(map[flow.Key]*conn),
-		slots:   make([]slot, len(p.Blocks)),
-		step:    max(p.Generations.Step, 1),
+		flows: make(map[flow.Key]*conn),
+		slots: make([]slot, len(p.Blocks)),
+		step:  max(p.Generations.Step, 1), mtuProbing: p.MTUProbing,
 		answers: make(map[answerKey][]abi.Answer),
 	}
 	for i := len(p.Blocks) - 1; i >= 0; i-- {

@@ -31,6 +31,7 @@ type Config struct {
 	MaxConnections int
 	Memory         int64 // octets of buffers
 	Generations    abi.Generations
+	MTUProbing     bool // look for the path's MTU when large segments vanish
 	Log            *slog.Logger
 }
 
@@ -116,7 +117,7 @@ func (l *loop) open(c Config) error {
 	l.ports = [2]port.Port{uplink, host}
 	l.device = New(mono.Now(), Parts{
 		Log: c.Log, Pool: pool, Uplink: uplink, Host: host, LinkHeader: c.LinkHeader,
-		Control: l.control, Blocks: l.blocks, Send: l.send, Clock: mono.Now, Generations: c.Generations,
+		Control: l.control, Blocks: l.blocks, Send: l.send, Clock: mono.Now, Generations: c.Generations, MTUProbing: c.MTUProbing,
 	})
 	return l.watch()
 }

@@ -35,7 +35,7 @@ func (d *Device) own(now mono.Time, c *conn) error {
 		towardsHost.State, towardsHost.FINSent = tcb.FinWait2, true
 		c.finIn = true
 	}
-	if err := c.wire.Restore(now, &towardsPeer, tcp.Options{Through: true, CC: congestion(k), MaxOOO: maxOutOfOrder}); err != nil {
+	if err := c.wire.Restore(now, &towardsPeer, tcp.Options{Through: true, CC: congestion(k), MaxOOO: maxOutOfOrder, MTUProbing: d.mtuProbing}); err != nil {
 		return err
 	}
 	if err := c.host.Restore(now, &towardsHost, tcp.Options{Through: true, CC: "none", TSTold: true}); err != nil {

@@ -16,6 +16,7 @@ import (
 
 	"toehold/internal/abi"
 	"toehold/internal/bpf"
+	"toehold/internal/kernel"
 	"toehold/internal/mono"
 	"toehold/internal/port"
 )
@@ -131,6 +132,7 @@ func (p *process) spawn(c *Config, uplink string, set *bpf.Set, g abi.Generation
 		"--first-generation", strconv.FormatUint(uint64(g.First), 10),
 		"--generation-step", strconv.FormatUint(uint64(g.Step), 10),
 		"--log-level", c.LogLevel.String(),
+		"--mtu-probing=" + strconv.FormatBool(kernel.MTUProbing()),
 	}
 	attr := &syscall.ProcAttr{
 		Env: os.Environ(), Files: files,

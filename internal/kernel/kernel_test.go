@@ -413,3 +413,19 @@ func descriptorLimit(b *testing.B) int {
 	}
 	return int(limit.Cur) // Go has raised it to the hard limit
 }
+
+// TestMTUProbing: the sysctl of the namespace is what counts.
+func TestMTUProbing(t *testing.T) {
+	n := testnet.New(t)
+	for value, want := range map[string]bool{"0": false, "1": true, "2": true} {
+		var got bool
+		err := n.Host.Do(func() error {
+			err := os.WriteFile("/proc/sys/net/ipv4/tcp_mtu_probing", []byte(value), 0)
+			got = MTUProbing()
+			return err
+		})
+		if err != nil || got != want {
+			t.Errorf("%s: %v, %v", value, got, err)
+		}
+	}
+}

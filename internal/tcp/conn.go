@@ -53,7 +53,7 @@ func (c *Conn) Restore(now mono.Time, s *tcb.Snapshot, o Options) error {
 	*c = Conn{state: s.State, live: true, through: o.Through, told: o.TSTold}
 	c.ts.restore(now, s)
 	c.snd.restore(s)
-	c.path.told = s.MSS
+	c.path.told, c.path.probing = s.MSS, o.MTUProbing
 	c.rcv.restore(s, o)
 	c.rtt.restore(now, s)
 	c.loss.restore(now, s)

@@ -8,6 +8,10 @@ type Options struct {
 	CC      string // "cubic" (also ""), "reno", or "none": no congestion window, for the hop to the program's socket
 	RcvBuf  uint32 // not Through: octets of receive buffer that the window is made of (0: 1 MiB)
 	MaxOOO  uint32 // octets of memory that out-of-order payload holds at most, whole buffers counted (0: 4 MiB); beyond it the furthest is dropped
+	// MTUProbing lets timeouts in a row be taken for a path that drops large
+	// segments, and probes find out what it carries (RFC 4821; as Linux's
+	// sysctl tcp_mtu_probing of 1).
+	MTUProbing bool
 	// Not Through, as there the program's socket has them:
 	RcvBufMax   uint32        // RcvBuf grows up to it as the program takes octets (0: it stays)
 	SndBuf      uint32        // the most that SendRoom lets the caller queue (0: 4 MiB)

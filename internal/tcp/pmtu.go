@@ -18,6 +18,7 @@ type pathState struct {
 	size    uint32       // of the probe in flight, 0: none
 	lo      seqnum.Value // its first octet
 	next    mono.Time    // no probe before
+	probing bool         // Options.MTUProbing
 }
 
 const (
@@ -86,7 +87,7 @@ func (c *Conn) loseLarger(now mono.Time) {
 // blackHole is called at a timeout: after some in a row the path may drop large
 // segments without a word (RFC 4821, section 7.7).
 func (c *Conn) blackHole(now mono.Time) {
-	if c.timer.retries < blackHoleAfter || c.through && c.cc.algorithm == nil {
+	if !c.path.probing || c.timer.retries < blackHoleAfter {
 		return
 	}
 	if c.snd.mss <= leastSegment || c.loss.first().len() < c.snd.mss {

@@ -104,11 +104,11 @@ func (s *Script) sayf(format string, args ...any) { fmt.Fprintf(&s.said, format+
 // conn restores a connection: mss=1000 win=64000 (the peer's) rcvwin=64000 (ours)
 // sack ts through told none|reno|cubic cwnd=10 ssthresh srtt rcvbuf
 // rcvbufmax sndbuf nagle (without: TCP_NODELAY) ecn echo-ce cwr-due
-// maxooo shift (of both windows) flight=n (octets sent, not acknowledged)
+// probing (for the path's MTU) maxooo shift (of both windows) flight=n (octets sent, not acknowledged)
 // unsent=n acked=n (octets not yet permitted) fin (sent) peerfin.
 func (s *Script) conn(a Args) error {
 	s.c.Close()
-	s.opts = tcp.Options{Through: a.has("through"), TSTold: a.has("told"), CC: a["cc"], RcvBuf: uint32(a.num("rcvbuf")), MaxOOO: uint32(a.num("maxooo")),
+	s.opts = tcp.Options{Through: a.has("through"), TSTold: a.has("told"), CC: a["cc"], MTUProbing: a.has("probing"), RcvBuf: uint32(a.num("rcvbuf")), MaxOOO: uint32(a.num("maxooo")),
 		RcvBufMax: uint32(a.num("rcvbufmax")), SndBuf: uint32(a.num("sndbuf")), NoDelay: !a.has("nagle")}
 	s.snap = tcb.Snapshot{
 		State: tcb.Established, SndUna: sndBase, SndNxt: sndBase, SndWnd: uint32(a.or("win", 64000)),
