@@ -14,7 +14,7 @@ import (
 
 // Version is the version of everything in this package. Driver and device
 // refuse each other when theirs differ.
-const Version = 2
+const Version = 3
 
 // HWID is a hardware connection identifier: index into the device's table in
 // the lower 32 bits, generation of that slot in the upper ones. Generations
@@ -254,7 +254,8 @@ type HardwarePart struct {
 	SegsSent, SegsReceived           uint64
 	Retransmits                      uint64 // segments
 	OutOfOrder                       uint64 // segments
-	_                                [64]byte
+	CongestionControl                [16]byte
+	_                                [48]byte
 }
 
 // BlockSize is the size of a Block in octets.

@@ -83,7 +83,7 @@ func (f *fake) Show(_ context.Context, s driver.Selector) (driver.Detail, error)
 		Timestamps: true, SACK: true,
 	}, Socket: driver.SocketPart{PID: c.PID, Comm: c.Comm, FD: c.FD, Queued: 1448}, History: []driver.Move{}}
 	if c.Place == driver.OnDevice {
-		d.Hardware = &driver.HardwarePart{Place: "owned", State: "established", Recovery: "open", SndUna: 1000, SndNxt: 2448, SndWnd: 65000, RcvNxt: 77,
+		d.Hardware = &driver.HardwarePart{Place: "owned", State: "established", Recovery: "open", CongestionControl: "bbr", SndUna: 1000, SndNxt: 2448, SndWnd: 65000, RcvNxt: 77,
 			RcvWnd: 64000, RTT: 25000, RTO: 225000, Cwnd: 64, Ssthresh: 32, HeldOut: 1448, BytesSent: 4 << 20, Retransmits: 3}
 		d.History = []driver.Move{
 			{Time: when, Kind: driver.EventRefused, Device: "eth0", Reason: "device-full", Detail: "the device has no free connection slot"},
@@ -167,7 +167,7 @@ func stage(f *fake) (*Env, *bytes.Buffer, *bytes.Buffer) {
 			}
 		},
 		Daemon: func(_ context.Context, o DaemonOptions, _ *Env) error {
-			return f.note("daemon %v socket=%s group=%q connections=%d memory=%d stale=%v level=%v", o.Uplinks, o.Socket, o.Group, o.MaxConnections, o.Memory, o.StaleAfter, o.LogLevel)
+			return f.note("daemon %v socket=%s group=%q connections=%d memory=%d stale=%v level=%v controls=%v", o.Uplinks, o.Socket, o.Group, o.MaxConnections, o.Memory, o.StaleAfter, o.LogLevel, o.Controls)
 		},
 		Device: func(_ context.Context, c device.Config) error {
 			return f.note("device %d %d %d %d %d header=%d connections=%d memory=%d", c.Socket, c.Uplink, c.HostPort, c.Control, c.Blocks, c.LinkHeader, c.MaxConnections, c.Memory)

@@ -173,7 +173,7 @@ func printParts(w io.Writer, d *driver.Detail) error {
 	t.add("  retransmits", k.Retransmits, "", blank(h.Retransmits))
 	t.add("  held", "", "", blank(fmt.Sprintf("%s out, %s in", octets(uint64(h.HeldOut)), octets(uint64(h.HeldIn)))))
 	t.add("  mss", k.MSS, "", "")
-	t.add("  control", k.CongestionControl, "", "")
+	t.add("  control", k.CongestionControl, "", blank(h.CongestionControl))
 	t.add("  options", optionsOf(k), "", "")
 	return t.print(w)
 }

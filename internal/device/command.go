@@ -8,6 +8,7 @@ import (
 	"toehold/internal/flow"
 	"toehold/internal/mono"
 	"toehold/internal/tcb"
+	"toehold/internal/tcp"
 	"toehold/internal/wire"
 )
 
@@ -83,7 +84,10 @@ func (d *Device) admit(batch uint32, o abi.Offer) {
 	d.free = d.free[:len(d.free)-1]
 	s := &d.slots[index]
 	s.generation += d.step
-	c := &conn{id: abi.MakeHWID(index, s.generation), key: o.Key, place: abi.PlacePassing}
+	c := &conn{id: abi.MakeHWID(index, s.generation), key: o.Key, place: abi.PlacePassing, control: nameOf(o.CongestionControl)}
+	if c.control == "" {
+		c.control = "cubic"
+	}
 	c.timer.conn = c
 	s.conn = c
 	d.flows[c.key] = c
@@ -97,6 +101,8 @@ func (d *Device) admissible(o *abi.Offer) abi.Reason {
 	switch {
 	case o.Key.ID() == flow.ID{} || o.MSS == 0 || o.MSS > tcb.MaxMSS:
 		return abi.InternalError
+	case o.CongestionControl != [16]byte{} && !tcp.Supports(nameOf(o.CongestionControl)):
+		return abi.CongestionControl
 	case d.flows[o.Key] != nil:
 		return abi.AlreadyOnDevice
 	case len(d.free) == 0:
@@ -119,7 +125,8 @@ func (d *Device) wantOwned(now mono.Time, batch uint32, c *conn) {
 		d.answer(abi.Owned, batch, abi.Answer{HWID: c.id, Reason: abi.Moving})
 		return
 	}
-	c.kernel, c.wanted, c.batch = part.State, true, batch
+	c.learn(now, &part.State)
+	c.wanted, c.batch = true, batch
 	d.settle(c, &part)
 	d.tryOwn(now, c)
 }

@@ -16,6 +16,7 @@ import (
 	"toehold/internal/port"
 	"toehold/internal/seqnum"
 	"toehold/internal/shm"
+	"toehold/internal/tcb"
 	"toehold/internal/wire"
 )
 
@@ -45,6 +46,7 @@ type Device struct {
 	out       wire.Out
 	header    [wire.MaxHeaders]byte
 	whole     [1]frame.Span // a frame that is passed on
+	rest      tcb.Snapshot  // scratch
 	answers   map[answerKey][]abi.Answer
 	message   []byte
 	stats     Stats

@@ -1,7 +1,7 @@
 package device
 
 import (
-	"bytes"
+	"slices"
 	"time"
 
 	"toehold/internal/abi"
@@ -21,13 +21,10 @@ func (d *Device) own(now mono.Time, c *conn) error {
 	peerEdge, programEdge := c.windows()
 	towardsPeer := c.snapshot(&c.out, &c.in, peerEdge, programEdge)
 	towardsHost := c.snapshot(&c.in, &c.out, programEdge, peerEdge)
+	c.recall(now, &towardsPeer)
 	k := &c.kernel
 	towardsPeer.SndWscale, towardsPeer.RcvWscale = k.SndWscale, k.RcvWscale
 	towardsHost.SndWscale, towardsHost.RcvWscale = k.RcvWscale, k.SndWscale
-	towardsPeer.SRTT = time.Duration(k.SRTT) * time.Microsecond
-	towardsPeer.RTTVar = time.Duration(k.RTTVar) * time.Microsecond
-	towardsPeer.RTO = time.Duration(k.RTO) * time.Microsecond
-	towardsPeer.Cwnd, towardsPeer.Ssthresh = max(k.SndCwnd, 2), max(k.SndSsthresh, 2)
 	c.setStamps(now, &towardsPeer, &towardsHost)
 	c.setECN(&towardsPeer, &towardsHost)
 	if k.Flags&abi.FlagPeerFIN != 0 {
@@ -35,10 +32,13 @@ func (d *Device) own(now mono.Time, c *conn) error {
 		towardsHost.State, towardsHost.FINSent = tcb.FinWait2, true
 		c.finIn = true
 	}
-	if err := c.wire.Restore(now, &towardsPeer, tcp.Options{Through: true, CC: congestion(k), MaxOOO: maxOutOfOrder, MTUProbing: d.mtuProbing}); err != nil {
+	o := tcp.Options{Through: true, CC: c.control, MaxOOO: maxOutOfOrder, MTUProbing: d.mtuProbing}
+	if err := c.wire.Restore(now, &towardsPeer, o); err != nil {
 		return err
 	}
 	if err := c.host.Restore(now, &towardsHost, tcp.Options{Through: true, CC: "none", TSTold: true}); err != nil {
+		c.out.surrender() // the engine had taken the references over
+		c.out.restart(c.out.nxt)
 		c.wire.Close()
 		return err
 	}
@@ -68,6 +68,10 @@ func (c *conn) snapshot(s, r *track, sndEdge, rcvEdge seqnum.Value) tcb.Snapshot
 		Cwnd:       10, Ssthresh: 0x7fffffff,
 		Unacked: s.held,
 	}
+	if snap.SACK {
+		s.sacked.after(s.una)
+		snap.Sacked = slices.Clone(s.sacked)
+	}
 	return snap
 }
 
@@ -83,15 +87,6 @@ func (c *conn) setStamps(now mono.Time, towardsPeer, towardsHost *tcb.Snapshot) 
 	if c.stampHost.seen {
 		towardsHost.TSRecent = c.stampHost.val
 	}
-}
-
-// congestion is the control the device uses for what the kernel used.
-func congestion(k *abi.KernelState) string {
-	name := string(bytes.TrimRight(k.CongestionControl[:], "\x00"))
-	if name == "reno" {
-		return name
-	}
-	return "cubic"
 }
 
 // pump moves what one engine has received to the other, and lets each
@@ -266,11 +261,13 @@ func (d *Device) passAgain(now mono.Time, c *conn) {
 	c.wire.FlushAll()
 	c.host.FlushAll()
 	d.emit(now, c)
+	sacked := d.tellSacked(now, c)
 	toHost := d.flushOutOfOrder(now, &c.wire, &c.host, &c.toHost, d.host)
 	toPeer := d.flushOutOfOrder(now, &c.host, &c.wire, &c.toPeer, d.uplink)
 	c.out = passedUpTo(&c.wire, toPeer, c.finOut)
 	c.in = passedUpTo(&c.host, toHost, c.finIn && c.kernel.Flags&abi.FlagPeerFIN == 0)
-	c.keepState(now)
+	c.out.sacked = sacked
+	d.keepState(now, c)
 	c.stampPeer = stamp{c.wire.TSRecent(), c.wire.TSEcrLast(), true}
 	c.stampHost = stamp{c.host.TSRecent(), c.host.TSEcrLast(), true}
 	d.leave(c)
@@ -280,16 +277,6 @@ func (d *Device) passAgain(now mono.Time, c *conn) {
 // been passed and no copy is kept.
 func passedUpTo(e *tcp.Conn, nxt seqnum.Value, fin bool) track {
 	return track{seen: true, told: true, una: e.SndUna(), lo: nxt, nxt: nxt, fin: fin, edge: e.SndEdge(), edged: true}
-}
-
-// keepState keeps what the engine has learned, for the next one, and the
-// latest timestamp that it may have sent.
-func (c *conn) keepState(now mono.Time) {
-	c.keepECN()
-	m, k := c.metrics(), &c.kernel
-	k.SRTT, k.RTTVar, k.RTO, k.SndCwnd, k.SndSsthresh, k.MSS = m.SRTT, m.RTTVar, 0, m.Cwnd, m.Ssthresh, m.MSS
-	c.left = windows{m.Cwnd, m.Ssthresh}
-	c.stampFloor, c.floored = uint32(now.Milliseconds())+k.TSOffset, k.Flags&abi.FlagTimestamps != 0
 }
 
 // flushOutOfOrder sends what the engine from received after a gap on through

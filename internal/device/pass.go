@@ -26,6 +26,7 @@ func (c *conn) notePeer(s *wire.Segment, keep bool) {
 		c.in.sent(s.Seq, s.Payload, s.Flags&wire.FIN != 0)
 	}
 	c.out.acked(s.Ack, s.Window)
+	c.out.selected(s.SACK[:s.NSACK])
 }
 
 // passFromHost notes what a frame of S tells, which is true, and passes it on
@@ -41,6 +42,7 @@ func (d *Device) passFromHost(now mono.Time, c *conn, p *wire.Packet, raw rawFra
 		}
 		if s.Flags&wire.ACK != 0 {
 			c.in.acked(s.Ack, s.Window)
+			c.in.selected(s.SACK[:s.NSACK])
 		}
 	}
 	d.forward(d.uplink, p, raw)

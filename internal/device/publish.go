@@ -17,6 +17,8 @@ func (d *Device) publish(c *conn) {
 	}
 	shm.Begin(&h.Sequence)
 	h.HWID, h.Place = c.id, c.place
+	h.CongestionControl = [16]byte{}
+	copy(h.CongestionControl[:], c.control)
 	if c.place == abi.PlaceOwned {
 		c.publishOwned(h)
 	} else {

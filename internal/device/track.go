@@ -34,6 +34,8 @@ type track struct {
 	edge     seqnum.Value // right edge of the receiver's window before that
 	edged    bool
 
+	sacked scoreboard // what the receiver has of lo to nxt after a gap
+
 	claim   seqnum.Value // the receiver acknowledged this, which was not seen to be sent
 	claimed bool
 }

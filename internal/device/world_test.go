@@ -55,7 +55,7 @@ type spoken struct {
 // faults of the wire: probabilities, and the longest extra delay.
 type faults struct {
 	lose, double, corrupt, reorder, mark float64
-	delay                          time.Duration
+	delay                                time.Duration
 }
 
 type event struct {

@@ -1,7 +1,10 @@
 package driver_test
 
 import (
+	"fmt"
 	"io"
+	"net"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -99,4 +102,96 @@ func TestWindowsOfADeadDevice(t *testing.T) {
 		return s.Snd_cwnd == h.Cwnd && s.Snd_ssthresh == h.Ssthresh
 	})
 	p.exchange(t, "and it goes on")
+}
+
+// use gives the program's socket a congestion control.
+func (p *pair) use(t testing.TB, name string) {
+	t.Helper()
+	raw, err := p.host.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var inner error
+	err = raw.Control(func(fd uintptr) {
+		inner = unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, name)
+	})
+	if err != nil || inner != nil {
+		t.Fatal(err, inner)
+	}
+}
+
+// A connection keeps its congestion control on the device, and has another
+// there when the operator wants so; at home it has its own again.
+func TestCongestionControlCrosses(t *testing.T) {
+	for _, tt := range []struct {
+		name, control, device string
+		flags                 []string
+	}{
+		{"own", "reno", "reno", nil},
+		{"mapped", "reno", "cubic", []string{"--congestion-control", "reno=cubic"}},
+		{"BBR mapped", "bbr", "cubic", []string{"--congestion-control", "bbr=cubic,*=reno"}},
+		{"any", "bbr", "reno", []string{"--congestion-control", "*=reno"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t, tt.flags...)
+			p := r.connect(1, false)[0]
+			p.use(t, tt.control)
+			r.moved(r.offload(p.selector()), 1)
+			p.exchange(t, "on the device")
+			d := r.show(p.selector())
+			if d.Hardware.CongestionControl != tt.device || d.Kernel.CongestionControl != tt.control {
+				t.Errorf("device %q, kernel %q", d.Hardware.CongestionControl, d.Kernel.CongestionControl)
+			}
+			r.moved(r.upload(p.selector()), 1)
+			p.exchange(t, "at home")
+			if d = r.show(p.selector()); d.Kernel.CongestionControl != tt.control {
+				t.Errorf("at home %q", d.Kernel.CongestionControl)
+			}
+		})
+	}
+}
+
+// A congestion control that the device does not have is refused. The device
+// has all of this kernel's, so the operator's daemon has one more.
+func TestUnknownCongestionControl(t *testing.T) {
+	r := newRig(t)
+	p := r.connect(1, false)[0]
+	p.use(t, fmt.Sprintf("toehold_%d", r.cmd.Process.Pid))
+	res := r.offload(p.selector())
+	if len(res.Refused) != 1 || res.Refused[0].Reason != "congestion-control" || !strings.Contains(res.Refused[0].Detail, "toehold_") {
+		t.Errorf("%+v", res)
+	}
+	p.exchange(t, "it stays in the kernel")
+	p.use(t, "cubic")
+}
+
+// S is told what the peer has selectively acknowledged to the device. The peer
+// itself is cut off by then, so S cannot have heard it.
+func TestSACKsComeHome(t *testing.T) {
+	r := newRig(t)
+	const octets = 4 << 20
+	attempt := func() bool {
+		p := r.connect(1, false)[0]
+		r.moved(r.offload(p.selector()), 1)
+		lossy := r.Peer.Lose(t, r.PeerIf, 8)
+		go p.host.Write(make([]byte, octets))
+		time.Sleep(30 * time.Millisecond)
+		cut := r.Peer.Lose(t, r.PeerIf, 1)
+		time.Sleep(5 * time.Millisecond)
+		r.moved(r.upload(p.selector()), 1)
+		sacked := p.info(t).Sacked
+		cut()
+		lossy()
+		p.peer.SetReadDeadline(time.Now().Add(20 * time.Second))
+		if _, err := io.ReadFull(p.peer, make([]byte, octets)); err != nil {
+			t.Fatal(err)
+		}
+		return sacked > 0
+	}
+	for range 20 { // not each time something is missing when the wire is cut
+		if attempt() {
+			return
+		}
+	}
+	t.Error("S knew of no SACK in 20 attempts")
 }

@@ -27,6 +27,7 @@ type Config struct {
 	Memory         int64         // octets of buffers of each device
 	StaleAfter     time.Duration // age of a heartbeat at which a device counts as hung
 	Executable     string        // that has the command "device"; "": this one
+	Controls       Controls      // congestion controls other than the sockets' own
 	LogLevel       slog.Level    // of the device processes
 	Log            *slog.Logger
 }

@@ -75,9 +75,14 @@ func (u *uplink) Describe(c *handover.Conn) error {
 	return nil
 }
 
-// Offer sends an Admit.
+// Offer sends an Admit, with the congestion controls that the operator wants.
 func (u *uplink) Offer(batch uint32, offers []abi.Offer) error {
-	return send(u, abi.Admit, batch, offers)
+	var mapped [abi.MaxEntries]abi.Offer
+	n := copy(mapped[:], offers)
+	for i := range mapped[:n] {
+		mapped[i].CongestionControl = u.cfg.Controls.of(mapped[i].CongestionControl)
+	}
+	return send(u, abi.Admit, batch, mapped[:n])
 }
 
 // Command sends an Own, Pass or Release.

@@ -1,7 +1,6 @@
 package driver
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -184,7 +183,7 @@ func (d *Driver) Show(_ context.Context, s Selector) (Detail, error) {
 
 func kernelPart(k *abi.KernelState) KernelPart {
 	return KernelPart{
-		State: stateName(k.State), CongestionControl: string(bytes.TrimRight(k.CongestionControl[:], "\x00")),
+		State: stateName(k.State), CongestionControl: text(k.CongestionControl),
 		SndUna: k.SndUna, SndNxt: k.SndNxt, SndWnd: k.SndWnd, RcvNxt: k.RcvNxt, RcvWnd: k.RcvWnd,
 		SndWscale: k.SndWscale, RcvWscale: k.RcvWscale, MSS: k.MSS, RTT: k.SRTT, RTTVar: k.RTTVar, RTO: k.RTO,
 		Cwnd: k.SndCwnd, Ssthresh: k.SndSsthresh, Retransmits: k.Retransmits,
@@ -200,7 +199,8 @@ func hardwarePart(h *abi.HardwarePart) *HardwarePart {
 	return &HardwarePart{
 		Place: placeName(h.Place), State: tcb.State(h.State).String(), Recovery: recoveryName(h.Recovery),
 		SndUna: h.SndUna, SndNxt: h.SndNxt, SndWnd: h.SndWnd, RcvNxt: h.RcvNxt, RcvAcked: h.RcvAcked, RcvWnd: h.RcvWnd,
-		RTT: h.SRTT, RTTVar: h.RTTVar, RTO: h.RTO, Cwnd: h.Cwnd, Ssthresh: h.Ssthresh,
+		CongestionControl: text(h.CongestionControl),
+		RTT:               h.SRTT, RTTVar: h.RTTVar, RTO: h.RTO, Cwnd: h.Cwnd, Ssthresh: h.Ssthresh,
 		HeldOut: h.HeldOut, HeldIn: h.HeldIn, BytesSent: h.BytesSent, BytesReceived: h.BytesReceived,
 		SegsSent: h.SegsSent, SegsReceived: h.SegsReceived, Retransmits: h.Retransmits, OutOfOrder: h.OutOfOrder,
 		Reason: abi.Reason(h.Reason).String(),

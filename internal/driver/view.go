@@ -94,29 +94,30 @@ type SocketPart struct {
 
 // A HardwarePart is the device's view.
 type HardwarePart struct {
-	Place         string `json:"place"` // passing, owned or leaving
-	State         string `json:"state"`
-	Recovery      string `json:"recovery"` // open, recovery or loss
-	SndUna        uint32 `json:"snd_una"`
-	SndNxt        uint32 `json:"snd_nxt"`
-	SndWnd        uint32 `json:"snd_wnd"`
-	RcvNxt        uint32 `json:"rcv_nxt"`
-	RcvAcked      uint32 `json:"rcv_acked"`
-	RcvWnd        uint32 `json:"rcv_wnd"`
-	RTT           uint32 `json:"rtt_us"`
-	RTTVar        uint32 `json:"rttvar_us"`
-	RTO           uint32 `json:"rto_us"`
-	Cwnd          uint32 `json:"cwnd"`
-	Ssthresh      uint32 `json:"ssthresh"`
-	HeldOut       uint32 `json:"held_out"`   // octets of the program's that the device holds copies of
-	HeldIn        uint32 `json:"held_in"`    // octets of the peer's
-	BytesSent     uint64 `json:"bytes_sent"` // since the offload
-	BytesReceived uint64 `json:"bytes_received"`
-	SegsSent      uint64 `json:"segs_sent"`
-	SegsReceived  uint64 `json:"segs_received"`
-	Retransmits   uint64 `json:"retransmits"`
-	OutOfOrder    uint64 `json:"out_of_order"`
-	Reason        string `json:"reason"`
+	Place             string `json:"place"` // passing, owned or leaving
+	State             string `json:"state"`
+	Recovery          string `json:"recovery"` // open, recovery or loss
+	CongestionControl string `json:"congestion_control"`
+	SndUna            uint32 `json:"snd_una"`
+	SndNxt            uint32 `json:"snd_nxt"`
+	SndWnd            uint32 `json:"snd_wnd"`
+	RcvNxt            uint32 `json:"rcv_nxt"`
+	RcvAcked          uint32 `json:"rcv_acked"`
+	RcvWnd            uint32 `json:"rcv_wnd"`
+	RTT               uint32 `json:"rtt_us"`
+	RTTVar            uint32 `json:"rttvar_us"`
+	RTO               uint32 `json:"rto_us"`
+	Cwnd              uint32 `json:"cwnd"`
+	Ssthresh          uint32 `json:"ssthresh"`
+	HeldOut           uint32 `json:"held_out"`   // octets of the program's that the device holds copies of
+	HeldIn            uint32 `json:"held_in"`    // octets of the peer's
+	BytesSent         uint64 `json:"bytes_sent"` // since the offload
+	BytesReceived     uint64 `json:"bytes_received"`
+	SegsSent          uint64 `json:"segs_sent"`
+	SegsReceived      uint64 `json:"segs_received"`
+	Retransmits       uint64 `json:"retransmits"`
+	OutOfOrder        uint64 `json:"out_of_order"`
+	Reason            string `json:"reason"`
 }
 
 // A Move is one entry of a connection's history.

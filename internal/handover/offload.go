@@ -1,6 +1,7 @@
 package handover
 
 import (
+	"bytes"
 	"fmt"
 	"time"
 
@@ -108,7 +109,7 @@ func (t *Table) admitted(now mono.Time, batch uint32, answers []abi.Answer) {
 		a := &answers[i]
 		switch {
 		case a.Reason != abi.None:
-			t.refuse(now, c, a.Reason, a.Reason.Text())
+			t.refuse(now, c, a.Reason, detail(c, a.Reason))
 		case a.HWID == 0 || t.conns[a.HWID] != nil:
 			t.fail("%v was admitted as %q, which is taken", c.Flow, a.HWID)
 			t.refuse(now, c, abi.DeviceDown, t.broken.Error())
@@ -126,6 +127,15 @@ func (t *Table) admitted(now mono.Time, batch uint32, answers []abi.Answer) {
 	if len(kept) > 0 {
 		t.steer(now, kept)
 	}
+}
+
+// detail says why the device does not admit c.
+func detail(c *Conn, r abi.Reason) string {
+	if r == abi.CongestionControl {
+		name, _, _ := bytes.Cut(c.State.CongestionControl[:], []byte{0})
+		return fmt.Sprintf("the socket uses %s: %s", name, r.Text())
+	}
+	return r.Text()
 }
 
 // steer is Steer, the second Probe, Describe and Own. From Steer to Own

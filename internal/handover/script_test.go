@@ -17,7 +17,7 @@ import (
 
 // script runs the commands of one file in testdata:
 //
-//	open N... [state=S] [special=NAME] [window=N]   sockets in the kernel
+//	open N... [state=S] [special=NAME] [window=N] [control=NAME]   sockets in the kernel
 //	close N...                    the kernel has no such socket any more
 //	capacity N                    slots of the device
 //	refuse-own N reason=R         the device answers Own with R
@@ -165,6 +165,7 @@ func (s *script) open(t *testing.T, d *datadriven.TestData, ns []int) {
 		k := s.w.open(n)
 		fmt.Sscan(text(d, "window", "65535"), &k.SndWnd)
 		fmt.Sscan(text(d, "state", "1"), &k.State)
+		copy(k.CongestionControl[:], text(d, "control", ""))
 		if r, _ := abi.ParseReason(text(d, "special", "")); r != abi.None {
 			i := slices.IndexFunc(specials[:], func(x struct {
 				bit    uint32

@@ -188,6 +188,9 @@ func (w *world) admit(o *abi.Offer) abi.Answer {
 	if len(w.slots) == w.capacity {
 		return abi.Answer{Reason: abi.DeviceFull}
 	}
+	if o.CongestionControl != [16]byte{} {
+		return abi.Answer{Reason: abi.CongestionControl} // the simulated device has none with a name
+	}
 	w.generation++
 	id := abi.MakeHWID(uint32(len(w.slots)), w.generation)
 	w.slots[id] = place{key: o.Key}

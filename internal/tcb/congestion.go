@@ -68,7 +68,9 @@ type DCTCP struct {
 	CE       bool    // the last data segment of the peer was marked (DCTCP.CE)
 }
 
-func (c *CCState) check() error {
+// Check returns nil when c keeps its promises, or an error that says which part
+// does not.
+func (c *CCState) Check() error {
 	q, b, d := &c.Cubic, &c.BBR, &c.DCTCP
 	switch {
 	case !finite(q.WMax, q.Origin, q.WEst) || q.Epoch < 0 || q.K < 0 || q.DelayMin < 0:

@@ -242,7 +242,7 @@ func (s *Snapshot) checkCC() error {
 	if len(s.CC) > MaxName {
 		return fmt.Errorf("congestion control with a name of %d octets", len(s.CC))
 	}
-	return s.CCState.check()
+	return s.CCState.Check()
 }
 
 func (s *Snapshot) checkECN() error {
