@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -166,8 +167,7 @@ func (l *loop) turn() (bool, error) {
 	if busy || l.device.Busy() {
 		return l.wait(0)
 	}
-	next := l.device.wheel.next(now, heartbeat)
-	return l.wait(int((next.Sub(now) + time.Millisecond - 1) / time.Millisecond))
+	return l.wait(l.device.wheel.next(now, heartbeat).Sub(now))
 }
 
 // fenced reports that this device was shut off. A fence that stands from the
@@ -180,12 +180,11 @@ func (l *loop) fenced() bool {
 	return l.trusted
 }
 
-// wait sleeps until a port, the driver or the time calls, at most for ms
-// milliseconds, and handles the driver's messages. It reports false when the
-// device is to end.
-func (l *loop) wait(ms int) (bool, error) {
+// wait sleeps until a port, the driver or the time calls, at most for d, and
+// handles the driver's messages. It reports false when the device is to end.
+func (l *loop) wait(d time.Duration) (bool, error) {
 	l.watchBlocked()
-	n, err := unix.EpollWait(l.epoll, l.events[:], ms)
+	n, err := epollWait(l.epoll, l.events[:], d)
 	if err == unix.EINTR {
 		return true, nil
 	}
@@ -198,6 +197,17 @@ func (l *loop) wait(ms int) (bool, error) {
 		}
 	}
 	return true, nil
+}
+
+// epollWait is epoll_wait with a timeout finer than a millisecond
+// (epoll_pwait2(2), Linux 5.11).
+func epollWait(fd int, events []unix.EpollEvent, d time.Duration) (int, error) {
+	timeout := unix.NsecToTimespec(int64(d))
+	n, _, errno := unix.Syscall6(unix.SYS_EPOLL_PWAIT2, uintptr(fd), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), uintptr(unsafe.Pointer(&timeout)), 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
 }
 
 // watchBlocked asks to be woken when a port that was full can be written.

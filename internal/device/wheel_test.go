@@ -56,13 +56,13 @@ func TestWheelNeverFiresEarlyWithinTheHorizon(t *testing.T) {
 	var w wheel
 	w.init(0)
 	var tm timer
-	w.set(&tm, mono.Time(1500*time.Microsecond))
+	w.set(&tm, mono.Time(wheelTick*3/2))
 	fired := false
-	w.run(mono.Time(1900*time.Microsecond), func(*timer) { fired = true })
+	w.run(mono.Time(wheelTick*2-1), func(*timer) { fired = true })
 	if fired {
 		t.Error("fired before its tick had ended")
 	}
-	w.run(mono.Time(2*time.Millisecond), func(*timer) { fired = true })
+	w.run(mono.Time(2*wheelTick), func(*timer) { fired = true })
 	if !fired {
 		t.Error("did not fire")
 	}
