@@ -5,6 +5,7 @@ import (
 
 	"toehold/internal/mono"
 	"toehold/internal/seqnum"
+	"toehold/internal/tcb"
 	"toehold/internal/wire"
 )
 
@@ -77,8 +78,14 @@ func (c *Conn) reply(now mono.Time, seg *wire.Segment) {
 // reset processes an RST (RFC 5961, section 3.2): only the exact sequence
 // number resets. Acknowledging through, a peer without state answers with the
 // number that it last saw acknowledged, which may be before rcv.nxt.
+//
+// In TIME-WAIT an RST may be an answer to an old duplicate, and would let the
+// next ones into a new connection, so it is dropped (RFC 1337, section 3, fix
+// F1, other than RFC 9293).
 func (c *Conn) reset(now mono.Time, seg *wire.Segment) Event {
 	switch {
+	case c.state == tcb.TimeWait && !c.through:
+		return Dropped
 	case seg.Seq == c.rcv.nxt || c.through && seg.Seq == c.rcv.sentAck:
 		c.forget()
 		return Reset

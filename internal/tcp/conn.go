@@ -98,7 +98,7 @@ func (c *Conn) Snapshot(now mono.Time, s *tcb.Snapshot) {
 	s.OutOfOrder = c.rcv.spans(ooo)
 	c.snd.snapshot(s)
 	c.rcv.snapshot(s)
-	c.ts.snapshot(s)
+	c.ts.snapshot(now, s)
 	s.Probes = c.opt.probes
 	c.rtt.snapshot(s)
 	c.loss.snapshot(s, sacked)

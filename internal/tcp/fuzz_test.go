@@ -77,6 +77,7 @@ func (f *fuzzed) segment() {
 	if f.feed.u8()&1 != 0 {
 		seg.TSOK, seg.TSVal, seg.TSEcr = true, f.c.TSRecent()+uint32(int8(f.feed.u8())), f.feed.u32()
 	}
+	seg.ECN = seg.Flags >> 3 & 3 // PSH and ACK mean nothing here
 	seg.NSACK = int(f.feed.u8()%7) - 1
 	for i := range seg.SACK {
 		seg.SACK[i].Lo = f.feed.near(f.c.SndUna())
@@ -87,7 +88,7 @@ func (f *fuzzed) segment() {
 
 func (f *fuzzed) step() {
 	var s frame.Span
-	switch f.feed.u8() % 14 {
+	switch f.feed.u8() % 15 {
 	case 0:
 		f.c.Send(f.span(uint32(f.feed.u16())))
 	case 1:
@@ -113,8 +114,29 @@ func (f *fuzzed) step() {
 		if f.feed.u8() == 255 {
 			f.c.Abort()
 		}
+	case 10:
+		f.set()
 	default:
 		f.segment()
+	}
+}
+
+// set changes an option of the socket.
+func (f *fuzzed) set() {
+	what, on := f.feed.u8(), f.feed.u8()
+	switch what % 6 {
+	case 0:
+		f.c.SetNoDelay(on&1 != 0)
+	case 1:
+		f.c.SetCork(on&1 != 0)
+	case 2:
+		f.c.SetQuickAck(on&1 != 0)
+	case 3:
+		f.c.SetKeepalive(f.now, tcp.Keepalive{Idle: time.Duration(on) * time.Second, Interval: time.Duration(f.feed.u8()) * time.Second, Count: f.feed.u8()})
+	case 4:
+		f.c.SetUserTimeout(time.Duration(on) * 10 * time.Second)
+	case 5:
+		f.c.MarkNext(tcp.Event(on) << 11)
 	}
 }
 
@@ -173,7 +195,8 @@ func (f *fuzzed) end() {
 }
 
 func fuzzOptions(b uint8) tcp.Options {
-	return tcp.Options{Through: b&1 != 0, TSTold: b&2 != 0, CC: []string{"cubic", "reno", "none", ""}[b>>2&3], RcvBuf: 20000, MaxOOO: 30000}
+	return tcp.Options{Through: b&1 != 0, TSTold: b&2 != 0, CC: []string{"cubic", "reno", "none", ""}[b>>2&3], RcvBuf: 20000, MaxOOO: 30000,
+		NoDelay: b&16 != 0, RcvBufMax: uint32(b&32) << 11}
 }
 
 // FuzzConn does whatever the input says to an engine: nothing panics, nothing
@@ -189,6 +212,7 @@ func FuzzConn(f *testing.F) {
 		s := &tcb.Snapshot{
 			State: tcb.Established, SndUna: seqnum.Value(z.feed.u16()) - 5000, RcvNxt: seqnum.Value(z.feed.u16()) - 5000, MSS: 100,
 			SndWnd: 9000, SACK: flags&1 != 0, Timestamps: flags&2 != 0, SndWscale: flags >> 2 & 7, RcvWscale: flags >> 5,
+			ECN: flags&4 != 0,
 		}
 		s.SndNxt, s.RcvAcked, s.RcvEdge = s.SndUna, s.RcvNxt, s.RcvNxt+20000
 		if err := z.c.Restore(z.now, s, z.opts); err != nil {

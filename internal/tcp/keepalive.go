@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"toehold/internal/mono"
+	"toehold/internal/tcb"
 )
 
 // A Keepalive is SO_KEEPALIVE with its three options. The zero value is off.
@@ -131,6 +132,8 @@ func (c *Conn) limits(now mono.Time) Event {
 func (c *Conn) keepalive(now mono.Time, l *limitState) Event {
 	silent := now.Sub(l.heard)
 	switch {
+	case c.state == tcb.TimeWait:
+		l.at = 0
 	case c.waiting():
 		l.at = now.Add(l.keep.Idle)
 	case silent < l.keep.Idle:

@@ -25,13 +25,14 @@ const recentLife = 24 * 24 * time.Hour
 
 func (t *stampState) restore(now mono.Time, s *tcb.Snapshot) {
 	*t = stampState{
-		on: s.Timestamps, offset: s.TSOffset, recent: s.TSRecent, echoed: s.TSEcr, at: now,
+		on: s.Timestamps, offset: s.TSOffset, recent: s.TSRecent, echoed: s.TSEcr, at: now.Add(-s.TSRecentAge),
 		ecr: s.TSRecent,
 	}
 	t.val = t.clock(now)
 }
 
-func (t *stampState) snapshot(s *tcb.Snapshot) {
+func (t *stampState) snapshot(now mono.Time, s *tcb.Snapshot) {
+	s.TSRecentAge = max(now.Sub(t.at), 0)
 	s.Timestamps, s.TSOffset, s.TSRecent, s.TSEcr = t.on, t.offset, t.recent, t.echoed
 }
 

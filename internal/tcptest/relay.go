@@ -51,6 +51,8 @@ func (r *Relay) Restore(peer, program *tcb.Snapshot, w *World) error {
 func (r *Relay) pump() {
 	hand(r.Wire, r.Host)
 	hand(r.Host, r.Wire)
+	r.Host.MarkNext(r.Wire.Events)
+	r.Wire.Events &^= tcp.Marked | tcp.Reduced
 	r.Host.SetTimestamp(r.Wire.TSRecent(), r.Wire.TSEcrLast())
 	r.Wire.Permit(r.Host.SndUna(), r.Host.SndEdge())
 	r.Host.Permit(r.Wire.SndUna(), r.Wire.SndEdge())

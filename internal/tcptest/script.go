@@ -80,6 +80,7 @@ var commands = map[string]func(*Script, Args) error{
 	"ack-now": func(s *Script, a Args) error { s.c.AckNow(); return nil },
 	"probe":   func(s *Script, a Args) error { s.c.Probe(); return nil },
 	"set":     (*Script).set,
+	"room":    func(s *Script, a Args) error { s.sayf("room: %d", s.c.SendRoom()); return nil },
 	"abort":   func(s *Script, a Args) error { s.c.Abort(); return nil },
 	"flush":   func(s *Script, a Args) error { s.c.FlushAll(); return nil },
 }
