@@ -92,7 +92,9 @@ func (c *Conn) taken(now mono.Time) {
 }
 
 // adjust ends a round trip and returns the buffer that what was taken in it
-// asks for. While the sender's window grows, so does the step.
+// asks for: twice that, so that the sender can double its window, and as it grew
+// as much again, at most: the sender is ahead by a round trip. (In Linux this
+// step has no bound, and a slow program's first round trip makes a large one.)
 func (a *autotune) adjust(now mono.Time, taken seqnum.Value, mss uint32) uint32 {
 	n := taken.Sub(a.taken)
 	a.taken, a.began = taken, now
@@ -100,7 +102,7 @@ func (a *autotune) adjust(now mono.Time, taken seqnum.Value, mss uint32) uint32 
 		return 0
 	}
 	want := 2*uint64(n) + 16*uint64(mss)
-	want += 2 * (want * uint64(n-a.space) / uint64(max(a.space, 1)))
+	want += want * uint64(min(n-a.space, a.space)) / uint64(max(a.space, 1))
 	a.space = n
 	return uint32(min(want, uint64(a.limit)))
 }

@@ -251,6 +251,28 @@ func TestRFC5961(t *testing.T) {
 			conn
 			recv ack=-70000 len=5 => event: dropped; 0s: seq=0 ack=0 win=65535
 			recv ack=-10 len=5 => event: readable; 0s: seq=0 ack=5 win=65535`},
+		{"7", "The ACK throttling mechanism: ... in any 5 second window, no more than 10 challenge ACKs should be sent.", `
+			conn
+			recv syn seq=5 times=9
+			recv syn seq=5 => event: dropped; 0s: seq=0 ack=0 win=65535
+			recv syn seq=5 => event: dropped
+			recv rst seq=5 => event: dropped
+			wait ms=5000
+			recv rst seq=5 => event: dropped; 5s: seq=0 ack=0 win=65535`},
+		{"7 and data", "(Data, which no loop of acknowledgments is made of, is answered beyond that: the peer may have lost our acknowledgments.)", `
+			conn rcvwin=100 rcvbuf=100
+			recv syn seq=5 times=11
+			recv seq=1000 len=5 => event: dropped; 0s: seq=0 ack=0 win=100`},
+		{"3.2, through", "(Acknowledging through, a peer without state resets with what it last saw acknowledged.)", `
+			conn through
+			recv len=10
+			recv seq=0 rst => event: reset
+			conn through
+			recv len=10
+			recv seq=10 rst => event: reset
+			conn through
+			recv len=10
+			recv seq=5 rst => event: dropped; 0s: seq=0 ack=0 win=64000`},
 	})
 }
 

@@ -117,6 +117,9 @@ func checkBuilt(t *testing.T, tpl *Template, model *Packet, out *Out) {
 	if p.VNet.HdrLen != uint16(p.DataOff-VNetLen) || p.VNet.Flags != NeedsCsum {
 		t.Errorf("offload header %+v", p.VNet)
 	}
+	if ip := buf.B[p.IPOff:p.TCPOff]; ip[0]>>4 == 4 && slowSum(ip) != 0xffff {
+		t.Errorf("checksum of the IP header: % x", ip)
+	}
 	checkPayload(t, &p, out)
 	finish(buf.B[:n])
 	if p.VNet = (VNet{}); !VerifyChecksum(buf, n, &p) {
