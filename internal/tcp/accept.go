@@ -1,8 +1,6 @@
 package tcp
 
 import (
-	"time"
-
 	"toehold/internal/mono"
 	"toehold/internal/seqnum"
 	"toehold/internal/tcb"
@@ -97,21 +95,21 @@ func (c *Conn) reset(now mono.Time, seg *wire.Segment) Event {
 
 // challengeState limits challenge ACKs.
 type challengeState struct {
-	since mono.Time
+	since uint32 // ms
 	n     uint8
 }
 
 // The limit that RFC 5961, section 7, suggests, per connection.
 const (
 	challengeLimit  = 10
-	challengePeriod = 5 * time.Second
+	challengePeriod = 5000 // ms
 )
 
 // challenge makes an acknowledgment due unless there were too many lately.
 func (c *Conn) challenge(now mono.Time) {
-	ch := &c.chal
-	if ch.since == 0 || now.Sub(ch.since) >= challengePeriod {
-		*ch = challengeState{since: now}
+	ch, ms := &c.chal, uint32(now.Milliseconds())
+	if ch.n == 0 || ms-ch.since >= challengePeriod {
+		*ch = challengeState{since: ms}
 	}
 	if ch.n == challengeLimit {
 		c.stats.ChallengesLimited++

@@ -20,13 +20,15 @@ const (
 	keepCount    = 9
 )
 
-// limitState is when a connection is given up. Few have it.
+// limitState is what options of a socket wait for. Few have any.
 type limitState struct {
 	keep  Keepalive
 	user  time.Duration // RFC 9293, section 3.9.1: user timeout; 0: never
 	since mono.Time     // what is queued has waited from then on, 0: nothing waits
 	heard mono.Time     // when something last came
 	at    mono.Time     // when to ask, or to give up
+
+	corkAt mono.Time // when corked octets go out all the same, 0: none wait
 }
 
 // SetKeepalive sets or ends keepalive (RFC 9293, section 3.8.4). Acknowledging
@@ -69,11 +71,11 @@ func (c *Conn) limitState() *limitState {
 
 // deadline is the earliest of what the options wait for.
 func (o *optionState) deadline() mono.Time {
-	at := o.corkAt
-	if l := o.limits; l != nil {
-		at = mono.Earliest(at, mono.Earliest(l.at, l.expiry()))
+	l := o.limits
+	if l == nil {
+		return 0
 	}
-	return at
+	return mono.Earliest(l.corkAt, mono.Earliest(l.at, l.expiry()))
 }
 
 // expiry is when the user timeout is over, 0 for never.
@@ -112,12 +114,14 @@ func (c *Conn) heard(now mono.Time, ev Event) {
 
 // limits runs what the options wait for.
 func (c *Conn) limits(now mono.Time) Event {
-	if due(c.opt.corkAt, now) {
-		c.opt.corkAt, c.snd.override = 0, true
-	}
 	l := c.opt.limits
+	if l == nil {
+		return 0
+	}
+	if due(l.corkAt, now) {
+		l.corkAt, c.snd.override = 0, true
+	}
 	switch {
-	case l == nil:
 	case due(l.expiry(), now):
 		c.forget()
 		return TimedOut

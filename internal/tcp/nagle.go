@@ -12,14 +12,13 @@ import (
 // optionState is what a program sets of a socket, for an engine that is an
 // endpoint. Acknowledging through, the program's own socket has all of it.
 type optionState struct {
+	limits  *limitState  // of time, nil: none is set
 	small   seqnum.Value // end of the last segment sent that was not full (Linux snd_sml)
 	push    seqnum.Value // what is before it waits for nothing
+	sndBuf  uint32       // octets, the most that SendRoom asks for
+	probes  uint8        // probes in a row that nothing has come after
 	noDelay bool
 	cork    bool
-	probes  uint8       // probes in a row that nothing has come after
-	corkAt  mono.Time   // when corked octets go out all the same, 0: none wait
-	limits  *limitState // keepalive and user timeout, nil: neither
-	sndBuf  uint32      // octets, the most that SendRoom asks for
 }
 
 // corkLimit is the longest that TCP_CORK holds octets back (tcp(7)).
@@ -38,7 +37,7 @@ func (c *Conn) restoreOptions(now mono.Time, s *tcb.Snapshot, o Options) {
 }
 
 // stop ends the timers.
-func (o *optionState) stop() { o.corkAt, o.limits = 0, nil }
+func (o *optionState) stop() { o.limits = nil }
 
 // SetNoDelay is TCP_NODELAY: without it a segment that is not full waits while
 // another such one is not acknowledged. Set, what is queued now goes, corked or
@@ -53,6 +52,9 @@ func (c *Conn) SetNoDelay(on bool) {
 // SetCork is TCP_CORK: only full segments are sent, for 200 ms at most.
 func (c *Conn) SetCork(on bool) {
 	c.opt.cork = on
+	if on && c.live && !c.through {
+		c.limitState()
+	}
 	if !on && c.opt.noDelay {
 		c.opt.push = c.snd.end
 	}
@@ -79,7 +81,9 @@ func (c *Conn) sentData(now mono.Time, out *wire.Out) {
 		return
 	}
 	c.rcv.delack.answered(now)
-	c.opt.corkAt = 0
+	if l := c.opt.limits; l != nil {
+		l.corkAt = 0
+	}
 	if end := out.Seq.Add(out.Length); end == c.snd.end && out.Length%c.snd.mss != 0 {
 		c.opt.small = end
 	}
@@ -88,7 +92,7 @@ func (c *Conn) sentData(now mono.Time, out *wire.Out) {
 // corked reports whether nothing but TCP_CORK keeps what is queued.
 func (c *Conn) corked() bool {
 	n := c.snd.unsent()
-	return c.opt.cork && n > 0 && n < c.snd.mss && n <= distance(c.snd.nxt, c.snd.edge) && c.whole(n) == 0
+	return c.opt.cork && c.opt.limits != nil && n > 0 && n < c.snd.mss && n <= distance(c.snd.nxt, c.snd.edge) && c.whole(n) == 0
 }
 
 // settled is called when nothing can be sent.
@@ -99,8 +103,8 @@ func (c *Conn) settled(now mono.Time) {
 		c.blocked(now)
 		return
 	}
-	if c.opt.corkAt == 0 {
-		c.opt.corkAt = now.Add(corkLimit)
+	if l := c.opt.limits; l.corkAt == 0 {
+		l.corkAt = now.Add(corkLimit)
 	}
 }
 
