@@ -22,7 +22,7 @@ import (
 
 // PathOptions say how to measure over adverse paths.
 type PathOptions struct {
-	Rounds     int           // of kernel and device by turns, whose sums count; 0: 4
+	Rounds     int           // of kernel and device by turns, whose sums count; 0: 3
 	Window     time.Duration // of one transfer; 0: 4 s
 	AtOnce     int           // cells that are measured at the same time; 0: 10
 	Congestion []string      // controls of both ends; empty: pathCongestion
@@ -31,10 +31,10 @@ type PathOptions struct {
 }
 
 // pathCongestion are the congestion controls that the device has.
-var pathCongestion = []string{"cubic", "reno"}
+var pathCongestion = []string{"cubic", "reno", "bbr"}
 
 const (
-	defaultPathRounds  = 4
+	defaultPathRounds  = 3
 	defaultPathWindow  = 4 * time.Second
 	defaultPathsAtOnce = 10
 )
