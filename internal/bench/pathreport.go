@@ -70,7 +70,8 @@ func (r *Report) pathsTable(w io.Writer) error {
 		}
 		rows[i][slices.Index(columns, p.Congestion+", "+p.Direction)] = fmt.Sprintf("%.2f (%.1f)", p.Ratio, p.Kernel.Mbits)
 	}
-	fmt.Fprintf(w, "\nGoodput of the device by the kernel's, in brackets the kernel's in Mbit/s, by the program's direction\n\n")
+	fmt.Fprintf(w, "\nGoodput of the device by the kernel's, in brackets the kernel's in Mbit/s, by the program's direction.\n"+
+		"The processors were idle for %.0f %% of the time.\n\n", 100*r.Idle)
 	return markdown(w, columns, rows)
 }
 

@@ -123,10 +123,23 @@ func (o *PathOptions) cells() (all []cell) {
 	return all
 }
 
-// paths measures all cells, some at the same time, each in a network of its
-// own.
+// paths measures the cells, and how idle the processors are meanwhile.
 func (b *bench) paths(ctx context.Context) error {
-	cells := b.Paths.cells()
+	begin := time.Now()
+	before, err := machineCPU()
+	if err != nil {
+		return err
+	}
+	if err := b.cells(ctx, b.Paths.cells()); err != nil {
+		return err
+	}
+	after, err := machineCPU()
+	b.report.Idle = max(0, 1-(after-before)/time.Since(begin).Seconds()/float64(runtime.NumCPU()))
+	return err
+}
+
+// cells measures cells, some at the same time, each in a network of its own.
+func (b *bench) cells(ctx context.Context, cells []cell) error {
 	workers := min(b.Paths.AtOnce, len(cells))
 	// Every bridge is a thread that must not wait for its turn in this process.
 	runtime.GOMAXPROCS(runtime.NumCPU() + 2*workers)
@@ -141,7 +154,7 @@ func (b *bench) paths(ctx context.Context) error {
 	var all sync.WaitGroup
 	for range workers {
 		all.Go(func() {
-			if err := b.pathsOf(ctx, cells, todo); err != nil {
+			if err := b.cellsOf(ctx, cells, todo); err != nil {
 				cancel(err) // the first counts, and ends the others
 			}
 		})
@@ -151,8 +164,8 @@ func (b *bench) paths(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-// pathsOf measures cells, as long as there are some to do, in one network.
-func (b *bench) pathsOf(ctx context.Context, cells []cell, todo <-chan int) (err error) {
+// cellsOf measures cells, as long as there are some to do, in one network.
+func (b *bench) cellsOf(ctx context.Context, cells []cell, todo <-chan int) (err error) {
 	w := &bench{Options: b.Options}
 	defer func() {
 		if err != nil && ctx.Err() == nil && w.rig != nil {

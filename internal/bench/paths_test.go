@@ -83,7 +83,7 @@ func TestPathOfRounds(t *testing.T) {
 }
 
 func TestPathsTable(t *testing.T) {
-	r := Report{Paths: []Path{
+	r := Report{Idle: 0.256, Paths: []Path{
 		{RTT: 10, Path: "a", Congestion: "cubic", Direction: "send", Ratio: 0.987, Kernel: PathPlace{Mbits: 12.34}},
 		{RTT: 10, Path: "long", Congestion: "cubic", Direction: "send", Ratio: 1, Kernel: PathPlace{Mbits: 5}},
 		{RTT: 10, Path: "long", Congestion: "reno", Direction: "send", Ratio: 0.5, Kernel: PathPlace{Mbits: 6}},
@@ -92,7 +92,10 @@ func TestPathsTable(t *testing.T) {
 	if err := r.pathsTable(&out); err != nil {
 		t.Fatal(err)
 	}
-	_, got, _ := strings.Cut(out.String(), "|")
+	said, got, _ := strings.Cut(out.String(), "|")
+	if !strings.Contains(said, "idle for 26 % of") {
+		t.Errorf("above the table stands %q", said)
+	}
 	const want = ` RTT ms | path | cubic, send | reno, send |
 | ------ | ---- | ----------- | ---------- |
 | 10     | a    | 0.99 (12.3) |            |

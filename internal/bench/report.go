@@ -19,6 +19,7 @@ type Report struct {
 	Moves   []Moves  `json:"moves,omitempty"`
 	Batch   *Batch   `json:"batch,omitempty"`
 	Paths   []Path   `json:"paths,omitempty"`
+	Idle    float64  `json:"paths_idle,omitempty"` // share of the processors' time meanwhile
 }
 
 // A Bulk is the bulk traffic of some connections in one direction.

@@ -88,13 +88,15 @@ func (b *Bridge) Close() error {
 	return errors.Join(err, unix.Close(b.stop), unix.Close(b.ways[0].from), unix.Close(b.ways[1].from))
 }
 
-// run is the loop. Its thread is in front of all ordinary ones, where the
-// machine allows it: a bridge that waits for a processor is another path than
-// the one asked for. The thread ends with it.
+// run is the loop. Its thread comes before ordinary ones, where the machine
+// allows it: a bridge that waits for a processor is another path than the one
+// asked for. A real-time class would do that better, but a Go thread in it can
+// wait for an ordinary one that it keeps from running. The thread ends with
+// the loop.
 func (b *Bridge) run() {
 	defer close(b.stopped)
 	runtime.LockOSThread()
-	unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}, 0)
+	unix.Setpriority(unix.PRIO_PROCESS, 0, -20) // of the calling thread alone
 	wait := []unix.PollFd{{Fd: int32(b.ways[0].from), Events: unix.POLLIN}, {Fd: int32(b.ways[1].from), Events: unix.POLLIN},
 		{Fd: int32(b.stop), Events: unix.POLLIN}}
 	for wait[2].Revents == 0 {
