@@ -2,7 +2,6 @@ package tcp_test
 
 import (
 	"errors"
-	"fmt"
 	"testing"
 	"time"
 
@@ -14,7 +13,7 @@ import (
 
 // relayRun is one connection through a relay, which is moved now and then and
 // may die; what the two ends read must be what was written.
-func relayRun(w *tcptest.World, seed uint64) error {
+func relayRun(w *tcptest.World, seed uint64) ([]*tcptest.Box, error) {
 	r := w.Rand
 	a := w.NewEnd("peer", octets(seed, r.IntN(200000)), octets(seed+1, r.IntN(80000)*r.IntN(3)))
 	b := w.NewEnd("program", a.Want, a.Source)
@@ -25,8 +24,9 @@ func relayRun(w *tcptest.World, seed uint64) error {
 	relay := tcptest.NewRelay(w, a, b, weather(r), weather(r), inner)
 	sa, sb := shape(r).Snapshots(w.Now)
 	oa, ob := wishes(r), wishes(r)
+	boxes := []*tcptest.Box{a.Box, b.Box, relay.Wire, relay.Host}
 	if err := errors.Join(relay.Restore(sa, sb, w), a.Restore(w.Now, sa, oa), b.Restore(w.Now, sb, ob)); err != nil {
-		return err
+		return boxes, err
 	}
 	habits(w, a)
 	habits(w, b)
@@ -45,10 +45,7 @@ func relayRun(w *tcptest.World, seed uint64) error {
 	if r.IntN(3) == 0 {
 		w.After(time.Duration(r.IntN(4000))*time.Millisecond, relay.Die)
 	}
-	if err := finish(w, a, b, func() error { return errors.Join(relay.Err, moved) }); err != nil {
-		return fmt.Errorf("%w\npeer %+v\nprogram %+v\nwire %+v\nhost %+v", err, *a.Stats(), *b.Stats(), *relay.Wire.Stats(), *relay.Host.Stats())
-	}
-	return leaks(w, a.Box, b.Box, relay.Wire, relay.Host)
+	return boxes, finish(w, a, b, func() error { return errors.Join(relay.Err, moved) })
 }
 
 func TestLawThroughRelay(t *testing.T) { law(t, relayRun) }
