@@ -104,6 +104,10 @@ func (sum tally) add(s *tcp.Stats) {
 	}
 }
 
+// beyondReach is what a law's runs do not bring about: it takes an attack
+// (TestWorkIsBounded).
+const beyondReach = "SACKIgnored"
+
 // checkReach: runs that never bring about something that engines count would
 // say nothing of it.
 func checkReach(t *testing.T, sums <-chan tally) {
@@ -114,7 +118,7 @@ func checkReach(t *testing.T, sums <-chan tally) {
 		}
 	}
 	for name, n := range all {
-		if n == 0 {
+		if n == 0 && name != beyondReach {
 			t.Errorf("%d runs, and %s stayed at 0", runs(), name)
 		}
 	}
