@@ -24,6 +24,7 @@ func relayRun(w *tcptest.World, seed uint64) ([]*tcptest.Box, error) {
 	relay := tcptest.NewRelay(w, a, b, weather(r), weather(r), inner)
 	sa, sb := shape(r).Snapshots(w.Now)
 	oa, ob := wishes(r), wishes(r)
+	oa.CC, ob.CC = controls[r.IntN(len(controls))], controls[r.IntN(len(controls))] // none is the host engine's
 	boxes := []*tcptest.Box{a.Box, b.Box, relay.Wire, relay.Host}
 	if err := errors.Join(relay.Restore(sa, sb, w), a.Restore(w.Now, sa, oa), b.Restore(w.Now, sb, ob)); err != nil {
 		return boxes, err

@@ -71,8 +71,12 @@ func (c *Conn) inLoss(d *delivery) {
 		c.calm()
 		return
 	case l.frto && l.recover.Less(s.nxt):
-		if d.fresh > 0 || d.duplicate {
-			l.frto = false // step 3a: the loss was real
+		if d.acked == 0 {
+			// Step 3a: the loss was real. An acknowledgment that moves the
+			// window alone tells it too: the receiver may have had no room for
+			// the new data. The segment to go on with has room, as the step's
+			// window of three gives it.
+			l.frto, l.force = false, true
 		}
 	case l.frto && d.acked > 0 && !over:
 		// Step 2b: new data instead of more that may not be lost.
