@@ -179,7 +179,7 @@ func anyControl(r *rand.Rand) string {
 
 // wishes are options of an endpoint.
 func wishes(r *rand.Rand) tcp.Options {
-	o := tcp.Options{CC: anyControl(r), RcvBuf: uint32(4000 + r.IntN(300000)), NoDelay: r.IntN(2) == 0}
+	o := tcp.Options{CC: anyControl(r), RcvBuf: uint32(4000 + r.IntN(300000)), NoDelay: r.IntN(2) == 0, MTUProbing: r.IntN(2) == 0}
 	if r.IntN(2) == 0 {
 		o.RcvBufMax = o.RcvBuf + uint32(r.IntN(1000000))
 	}

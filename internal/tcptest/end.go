@@ -93,7 +93,7 @@ func (a *alarm) run() {
 // TooBig makes segments fit an MTU, as a link tells it. All of them fit,
 // whatever options they have.
 func (b *Box) TooBig(mtu int) {
-	b.SetMSS(uint32(mtu - ipHeaders - 40))
+	b.PacketTooBig(b.world.Now, uint32(mtu-ipHeaders-40))
 	b.Pump()
 }
 
