@@ -55,7 +55,7 @@ var reasonTexts = [reasons][2]string{
 	ULP:               {"ulp", "an upper-layer protocol such as kTLS is attached to the socket"},
 	UrgentData:        {"urgent-data", "urgent data is unread or unacknowledged, or came or went while the device had the connection; the kernel handles it"},
 	IPOptions:         {"ip-options", "the socket sends IP options"},
-	ECN:               {"ecn", "the connection negotiated AccECN (`net.ipv4.tcp_ecn` 3 to 5 of Linux 6.18 or later), which the device does not do; ECN of RFC 3168 it does"},
+	ECN:               {"ecn", "the connection negotiated AccECN (`net.ipv4.tcp_ecn` 3 to 5, in kernels that have it), which the device does not do; ECN of RFC 3168 it does"},
 	NoUplink:          {"no-uplink", "the route to the peer does not leave by an uplink of a device"},
 	NAT:               {"nat", "this host rewrites the flow's addresses or ports"},
 	XFRM:              {"xfrm", "an IPsec policy applies to the flow"},
