@@ -22,7 +22,7 @@ func (c *Conn) acknowledgment(now mono.Time, seg *wire.Segment) Event {
 	d := c.delivery(now, seg)
 	var ev Event
 	if c.windowUpdate(seg) {
-		ev, d.duplicate = WindowMoved, false
+		ev, d.duplicate, d.pure = WindowMoved, false, false
 	}
 	if d.acked > 0 {
 		c.advanceUna(now, seg.Ack, &d)
@@ -30,7 +30,7 @@ func (c *Conn) acknowledgment(now mono.Time, seg *wire.Segment) Event {
 	}
 	c.takeSACK(seg, &d)
 	d.ece = c.ecn.on && seg.Flags&wire.ECE != 0
-	if d.acked == 0 && d.fresh == 0 && !d.duplicate && !d.ece && d.dsack.Empty() && c.loss.quiet() {
+	if d.acked == 0 && d.fresh == 0 && !d.duplicate && !d.ece && d.dsack.Empty() && c.loss.quiet() && !c.loss.tlp.sent {
 		return ev
 	}
 	c.measure(seg, &d)
@@ -46,10 +46,12 @@ func (c *Conn) acknowledgment(now mono.Time, seg *wire.Segment) Event {
 func (c *Conn) delivery(now mono.Time, seg *wire.Segment) (d delivery) {
 	d.now, d.acked, d.before = now, seg.Ack.Sub(c.snd.una), c.pipe()
 	d.fack = c.loss.fack
-	d.duplicate = d.acked == 0 && seg.Len() == 0 && c.snd.flight() > 0
+	d.pure = d.acked == 0 && seg.Len() == 0
+	d.duplicate = d.pure && c.snd.flight() > 0
+	d.eifel = !c.loss.undo.any && d.acked > 0 // nothing was sent again at all
 	if c.ts.on && !c.told && seg.TSOK && seg.TSEcr != 0 {
 		d.ecr, d.stamped = seg.TSEcr, true
-		d.eifel = c.loss.undo.stamped && d.earlier(c.loss.undo.stamp)
+		d.eifel = d.eifel || c.loss.undo.stamped && d.earlier(c.loss.undo.stamp)
 	}
 	return d
 }
@@ -61,7 +63,24 @@ func (c *Conn) oldAck(now mono.Time, seg *wire.Segment) Event {
 		c.challenge(now)
 		return Dropped
 	}
+	c.overtaken(now, seg)
 	return 0
+}
+
+// overtaken takes in the SACK option of an acknowledgment that a later one
+// overtook: a duplicate is reported only once (Linux tcp_ack, old_ack).
+func (c *Conn) overtaken(now mono.Time, seg *wire.Segment) {
+	d := delivery{fack: c.loss.fack}
+	d.now, d.before = now, c.pipe()
+	c.takeSACK(seg, &d)
+	if d.fresh == 0 && d.dsack.Empty() {
+		return
+	}
+	c.rates(&d)
+	c.judge(&d)
+	if d.rearm {
+		c.rearm(now)
+	}
 }
 
 // advanceUna takes in a new acknowledgment.
@@ -77,6 +96,11 @@ func (c *Conn) advanceUna(now mono.Time, ack seqnum.Value, d *delivery) {
 	}
 	c.snd.acknowledge(ack)
 	l.fack = seqnum.Max(l.fack, ack)
+	// What is long past must not become the future as numbers wrap.
+	c.ecn.recover = seqnum.Max(c.ecn.recover, ack-1)
+	if l.phase == open {
+		l.recover = seqnum.Max(l.recover, ack-1)
+	}
 	c.timer.retries = 0
 	d.rearm = true
 	if c.snd.finAcked {

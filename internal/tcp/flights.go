@@ -151,7 +151,7 @@ func (f *flights) join(i uint32) uint32 {
 	if to-from > 1 {
 		x := f.at(from)
 		for k := from + 1; k != to; k++ {
-			x.hi, x.at = f.at(k).hi, max(x.at, f.at(k).at)
+			x.hi, x.at, x.marks = f.at(k).hi, max(x.at, f.at(k).at), x.marks|f.at(k).marks&again
 		}
 		f.runs -= to - from - 1
 		f.shut(from+1, to)

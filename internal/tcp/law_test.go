@@ -218,7 +218,13 @@ func lawRun(w *tcptest.World, seed uint64) ([]*tcptest.Box, error) {
 
 // finish runs until both ends are done or something is wrong.
 func finish(w *tcptest.World, a, b *tcptest.End, wrong func() error) error {
-	failed := func() error { return errors.Join(a.Err, b.Err, wrong()) }
+	n, unsound := 0, error(nil)
+	failed := func() error {
+		if n++; n%200 == 0 && unsound == nil {
+			unsound = errors.Join(a.Unsound(), b.Unsound())
+		}
+		return errors.Join(a.Err, b.Err, unsound, wrong())
+	}
 	if !w.Run(30*24*time.Hour, 1<<23, func() bool { return a.Done() && b.Done() || failed() != nil }) {
 		return fmt.Errorf("no end: %s wrote %d of %d, read %d of %d; %s wrote %d of %d, read %d of %d", a.Name, a.Wrote, len(a.Source), a.Read, len(a.Want),
 			b.Name, b.Wrote, len(b.Source), b.Read, len(b.Want))

@@ -108,6 +108,9 @@ func (c *Conn) outputFRTO(now mono.Time, out *wire.Out) bool {
 	if c.outputNew(now, out) {
 		return true
 	}
+	if c.timer.pacing {
+		return false // later
+	}
 	l.newFirst = false
 	l.frto = l.recover.Less(c.snd.nxt) // else there was nothing that could be sent
 	return false

@@ -77,16 +77,28 @@ func (c *Conn) detectLoss(now mono.Time) (wait time.Duration) {
 		if x.is(sacked) || x.missing() {
 			continue
 		}
-		if !(x.at < l.rack.at || x.at == l.rack.at && x.hi.Less(l.rack.end) && !x.is(again)) {
+		if !l.rack.after(x) {
 			continue
 		}
-		if left := x.at.Add(patience).Sub(now); left > 0 {
+		left := x.at.Add(patience).Sub(now)
+		if x.at == l.rack.at && x.is(again) {
+			// What goes at one time need not go in order: new data may have
+			// left before what was sent again.
+			left = max(left, x.at.Add(l.rack.rtt+c.rtt.min/4).Sub(now))
+		}
+		if left > 0 {
 			wait = max(wait, left)
 			continue
 		}
 		c.lose(x)
 	}
 	return wait
+}
+
+// after reports that something was delivered that was sent after x
+// (RACK_sent_after).
+func (r *rackState) after(x *flight) bool {
+	return x.at < r.at || x.at == r.at && x.hi.Less(r.end)
 }
 
 // lose holds x for lost.
@@ -131,11 +143,19 @@ func (c *Conn) reorderTimeout(now mono.Time) {
 	wait := c.detectLoss(now)
 	if l.newlyLost > 0 && (l.phase == open || l.phase == reducing) {
 		c.enterRecovery(now)
-		c.regulate(&delivery{sample: sample{now: now, delivered: 1, lost: l.newlyLost}})
+		if !c.cc.controlled() {
+			c.regulate(&delivery{sample: sample{now: now, delivered: 1, lost: l.newlyLost}})
+		}
 	}
-	if wait > 0 {
-		c.timer.arm(reordering, now.Add(wait))
+	if rto := c.expiry(now); wait == 0 || rto <= now.Add(wait) {
+		c.timer.arm(retransmitting, rto)
 		return
 	}
-	c.timer.arm(retransmitting, c.expiry(now))
+	c.armReordering(now, wait)
+}
+
+// armReordering starts the reordering timer, for no longer than a
+// retransmission timeout.
+func (c *Conn) armReordering(now mono.Time, wait time.Duration) {
+	c.timer.arm(reordering, now.Add(min(wait, c.backedOff())))
 }

@@ -30,6 +30,7 @@ func (r *rateState) stamp(x *flight, idle bool) {
 type delivery struct {
 	sample
 	duplicate bool         // it may be one in the sense of RFC 5681
+	pure      bool         // it has no payload, and acknowledges and offers nothing new
 	fresh     uint32       // octets newly SACKed
 	dsack     seqnum.Range // received twice (RFC 2883); empty: not told
 	original  bool         // octets sent once, before the phase began, were delivered

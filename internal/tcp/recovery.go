@@ -31,6 +31,7 @@ type lossState struct {
 	fack      seqnum.Value // after the forward-most octet SACKed, or snd.una
 	hint      seqnum.Value // nothing before it is missing; valid with hinted
 	newlyLost uint32       // octets, by this acknowledgment
+	twice     uint32       // octets sent again, less those reported as received twice (RFC 2883)
 	dupAcks   uint32       // without SACK, segments that left the network
 	phase     phase
 	force     bool // one segment may be sent again whatever cwnd says
@@ -48,7 +49,7 @@ func (l *lossState) reset(una seqnum.Value) {
 // is the latest that it can have been. No round trip is measured by it.
 func (l *lossState) restore(now mono.Time, s *tcb.Snapshot) {
 	l.reset(s.SndUna)
-	l.rack.reordered, l.rack.mult = s.ReorderingSeen, s.ReoWndMult
+	l.rack.reordered, l.rack.mult, l.rack.persist = s.ReorderingSeen, s.ReoWndMult, reoPersist
 	lo := s.SndUna
 	for i := 0; lo != s.SndNxt; i++ {
 		next := seqnum.Range{Lo: s.SndNxt, Hi: s.SndNxt}
@@ -64,11 +65,6 @@ func (l *lossState) restore(now mono.Time, s *tcb.Snapshot) {
 
 func (l *lossState) rest(now mono.Time, lo, hi seqnum.Value, m mark) {
 	if lo == hi {
-		return
-	}
-	if m&sacked != 0 && !l.empty() && l.last().is(sacked) { // ranges that touch
-		l.last().hi = hi
-		l.count(l.last(), hi.Sub(lo))
 		return
 	}
 	l.append(flight{lo: lo, hi: hi, at: now, priorAt: now, firstAt: now, marks: m})
@@ -145,10 +141,15 @@ func (c *Conn) leave(d *delivery) {
 		return
 	case l.phase == recovery && c.mayUndo(d):
 		c.undoReduction(d.now, false)
-	case l.phase == reducing || l.undo.due:
+		c.calm()
+		return
+	}
+	if l.phase == recovery {
+		l.rack.narrow()
+	}
+	if l.phase == reducing || l.undo.due {
 		c.cc.settle(d.now)
 	}
-	l.rack.narrow()
 	c.calm()
 }
 
@@ -157,6 +158,7 @@ func (c *Conn) calm() {
 	l := &c.loss
 	l.phase, l.dupAcks, l.force, l.frto, l.newFirst = open, 0, false, false, false
 	l.undo.stamped = false // but a late D-SACK may still undo
+	c.timer.expired = 0
 }
 
 // inOpen looks for a loss while none is being repaired.
@@ -226,7 +228,7 @@ func (c *Conn) find(d *delivery) {
 			return
 		}
 		if wait := c.detectLoss(d.now); wait > 0 {
-			c.timer.arm(reordering, d.now.Add(wait))
+			c.armReordering(d.now, wait)
 			d.rearm = false
 		}
 		return
@@ -268,10 +270,14 @@ func (c *Conn) enterRecovery(now mono.Time) {
 // beginReduction reduces for what happened in the flight up to snd.nxt.
 func (c *Conn) beginReduction(now mono.Time, p phase, why happening) {
 	l := &c.loss
+	l.undo = undoState{marker: c.snd.una, octets: l.resent, armed: p != reducing, due: true}
+	if l.tlp.sent {
+		l.undo.octets += l.tlp.resent // its D-SACK may be on its way
+	}
+	l.undo.any = l.undo.octets > 0
 	l.phase, l.recover, l.tlp.sent = p, c.snd.nxt, false
-	l.undo = undoState{marker: c.snd.una, octets: l.resent, any: l.resent > 0, armed: p != reducing, due: true}
-	l.prr = prrState{prior: c.cc.cwnd}
 	c.cc.reduce(now, c.snd.flight(), why)
+	l.prr = prrState{prior: c.cc.cwnd} // of what was in use, when that was less (RFC 7661)
 	c.queueCWR()
 }
 
@@ -325,16 +331,22 @@ func (c *Conn) sentAgain(now mono.Time, lo, hi seqnum.Value) {
 	l := &c.loss
 	idle := c.pipe() == 0
 	i := l.find(lo)
-	if i != l.tail && l.at(i).lo.Less(lo) && l.split(i, lo) {
+	if i != l.tail && l.at(i).lo.Less(lo) && !l.at(i).is(sacked) && l.split(i, lo) {
 		i++
 	}
 	for ; i != l.tail && l.at(i).lo.Less(hi); i++ {
-		if hi.Less(l.at(i).hi) {
+		x := l.at(i)
+		if x.is(sacked) { // a probe
+			x.marks |= again
+			continue
+		}
+		if hi.Less(x.hi) {
 			l.split(i, hi)
 		}
 		c.again(now, l.at(i), idle)
 	}
 	l.undo.resent(hi.Sub(lo), c.stampAt(now))
+	l.twice = min(l.twice+hi.Sub(lo), unlimited)
 }
 
 func (c *Conn) again(now mono.Time, x *flight, idle bool) {

@@ -11,7 +11,9 @@ import (
 func (c *Conn) retransmissionTimeout(now mono.Time) {
 	l, s := &c.loss, &c.snd
 	c.stats.RTOs++
-	l.frto = l.phase != recovery || c.timer.retries > 0
+	// RFC 5682, section 3.1, step 1: not amid another recovery, unless nothing
+	// came of that since the last timeout.
+	l.frto = l.phase == open || l.phase == reducing || c.timer.retries > 0
 	c.timer.expired = now
 	if l.phase == open || !s.una.Less(l.recover) || l.phase == timedOut && c.timer.retries == 0 {
 		c.beginReduction(now, timedOut, beganLoss)
@@ -85,6 +87,7 @@ func (c *Conn) inLoss(d *delivery) {
 		l.newFirst = l.frto
 	}
 	if over {
+		l.rack.narrow()
 		c.calm()
 		return
 	}

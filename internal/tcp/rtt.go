@@ -67,7 +67,8 @@ func (c *Conn) measure(seg *wire.Segment, d *delivery) {
 	case d.picked != 0:
 		m = d.now.Sub(d.picked)
 	}
-	if ms := int32(c.stampAt(d.now) - d.ecr); d.acked > 0 && d.stamped && ms >= 0 && !d.earlier(c.stampAt(c.timer.expired)) {
+	before := c.timer.expired != 0 && d.earlier(c.stampAt(c.timer.expired))
+	if ms := int32(c.stampAt(d.now) - d.ecr); d.acked > 0 && d.stamped && ms >= 0 && !before {
 		echoed := max(time.Duration(ms), 1) * time.Millisecond
 		if m < 0 || m > echoed+time.Millisecond {
 			m = echoed

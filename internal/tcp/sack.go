@@ -102,8 +102,10 @@ func (c *Conn) takeSACK(seg *wire.Segment, d *delivery) {
 			c.pick(d, b)
 		}
 	}
-	if d.picked != 0 && !c.loss.empty() && c.loss.first().at < d.picked {
-		d.rearm = true // what was sent after the first in flight arrived
+	if d.picked != 0 && !c.loss.empty() && d.picked < c.loss.first().at {
+		// What was sent before the first in flight was sent again arrives: the
+		// timeout is of that. What was sent later would put it off for ever.
+		d.rearm = true
 	}
 }
 

@@ -17,7 +17,7 @@ type timerState struct {
 	sent    mono.Time // when new data was last sent
 	paced   mono.Time // nothing leaves before, when the window's algorithm paces
 	kind    timerKind // of rto
-	expired mono.Time // when the last retransmission timeout was
+	expired mono.Time // when the last retransmission timeout was that is not repaired yet, 0: none
 	backoff uint8     // doublings of the timeout
 	retries uint8     // timeouts since anything was acknowledged
 	probe   bool      // a probe is to be sent

@@ -11,8 +11,8 @@ import (
 // tlpState is the tail loss probe in flight (RFC 8985, section 5.3).
 type tlpState struct {
 	end    seqnum.Value // TLP.end_seq; valid with sent
+	resent uint32       // octets of the probe, when it was no new data (TLP.is_retrans); else 0
 	sent   bool
-	resent bool // TLP.is_retrans: the probe was no new data
 	due    bool // Output is to send one
 	want   bool // new data was sent since the timer was last set
 }
@@ -63,17 +63,21 @@ func (c *Conn) outputTailProbe(now mono.Time, out *wire.Out) bool {
 	if s.flight() == 0 || l.phase != open && l.phase != reducing {
 		return false
 	}
+	n := min(s.unsent(), s.mss, distance(s.nxt, s.edge))
+	if n == 0 && l.last().is(sacked) {
+		return false // RACK knows, and the retransmission timer runs
+	}
 	c.stats.TailProbes++
-	l.tlp.sent, l.tlp.resent = true, false
-	if n := min(s.unsent(), s.mss, distance(s.nxt, s.edge)); n > 0 {
+	l.tlp.sent, l.tlp.resent = true, 0
+	if n > 0 {
 		c.emitNew(now, out, n, s.finDue() && n == s.unsent() && s.nxt.Add(n).Less(s.edge))
 	} else {
-		l.tlp.resent = true
 		last := seqnum.Max(s.nxt-seqnum.Value(min(s.mss, s.flight())), s.una)
 		c.resend(now, out, last, s.nxt.Sub(last))
+		l.tlp.resent = length(out)
 	}
-	l.tlp.end = s.nxt
-	c.timer.arm(retransmitting, c.expiry(now))
+	l.tlp.end, l.tlp.want = s.nxt, false
+	c.armRTO(now) // its answer takes a round trip (Linux tcp_send_loss_probe)
 	return true
 }
 
@@ -85,16 +89,17 @@ func (c *Conn) probeAnswered(d *delivery) {
 		return
 	}
 	switch {
-	case !t.resent:
+	case t.resent == 0:
 		t.sent = false
 	case !d.dsack.Empty() && d.dsack.Hi == t.end:
-		t.sent = false // the probe was for nothing
+		// The probe was for nothing. That says nothing of RACK's patience.
+		t.sent, d.dsack = false, seqnum.Range{}
 	case t.end.Less(c.snd.una):
 		t.sent = false
 		if l.phase == open {
 			c.reduceOnce(d.now)
 		}
-	case d.acked == 0 && d.fresh == 0 && d.duplicate:
+	case d.acked == 0 && d.fresh == 0 && d.pure:
 		t.sent = false // both the segment and the probe arrived
 	}
 }

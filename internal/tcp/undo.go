@@ -29,14 +29,27 @@ func (u *undoState) resent(n, stamp uint32) {
 // received twice: nothing was lost (RFC 3708).
 func (l *lossState) dsackedAll() bool { return l.undo.any && l.undo.octets == 0 }
 
-// noteDSACK takes in a report of octets received twice.
+// noteDSACK takes in a report of octets received twice. When more were than were
+// sent twice, the network doubles segments, and no report says anything of what
+// was sent again (RFC 3708, section 3; Linux tcp_dsack_seen).
 func (c *Conn) noteDSACK(d *delivery, r seqnum.Range) {
-	u := &c.loss.undo
+	l, u := &c.loss, &c.loss.undo
 	c.stats.DSACKs++
+	if l.twice < r.Len() {
+		return
+	}
+	l.twice -= r.Len()
 	d.dsack = r
-	if u.armed && u.marker.Less(r.Hi) {
+	if u.armed && u.marker.Less(r.Hi) && l.sentTwice(r) {
 		u.octets -= min(u.octets, r.Len())
 	}
+}
+
+// sentTwice reports that r may have been sent more than once: of what is not in
+// flight any more that is not known.
+func (l *lossState) sentTwice(r seqnum.Range) bool {
+	i := l.find(r.Lo)
+	return i == l.tail || r.Lo.Less(l.at(i).lo) || l.at(i).is(again)
 }
 
 // mayUndo reports that what was held for lost had not been: by D-SACKs, or as
@@ -51,8 +64,10 @@ func (c *Conn) mayUndo(d *delivery) bool {
 // with unmark also what is held for lost.
 func (c *Conn) undoReduction(now mono.Time, unmark bool) {
 	l := &c.loss
-	c.stats.Undos++
-	c.cc.undo(now)
+	if l.undo.armed { // else ECN has said that it was right
+		c.stats.Undos++
+		c.cc.undo(now)
+	}
 	l.undo.armed, l.undo.due = false, false
 	l.recover = c.snd.una - 1 // duplicate acknowledgments count again
 	if !unmark {

@@ -309,7 +309,13 @@ func (s *Script) move(a Args) error {
 	return err
 }
 
+// show tells the state; stats: what the sender did about losses so far.
 func (s *Script) show(a Args) error {
+	if a.has("stats") {
+		t := s.c.Stats()
+		s.sayf("again=%d recoveries=%d probes=%d timeouts=%d dsacks=%d undone=%d", t.Retransmits, t.FastRecoveries, t.TailProbes, t.RTOs, t.DSACKs, t.Undos)
+		return nil
+	}
 	var m tcp.Metrics
 	s.c.Metrics(&m)
 	s.sayf("%v una=%d nxt=%d end=%d edge=%d rcv=%d acked=%d cwnd=%d ssthresh=%d recovery=%d rto=%v held=%d/%d", m.State,
