@@ -67,6 +67,11 @@ func (l *lossState) rest(now mono.Time, lo, hi seqnum.Value, m mark) {
 	if lo == hi {
 		return
 	}
+	if m&sacked != 0 && !l.empty() && l.last().is(sacked) { // ranges that touch
+		l.last().hi = hi
+		l.count(l.last(), hi.Sub(lo))
+		return
+	}
 	l.append(flight{lo: lo, hi: hi, at: now, priorAt: now, firstAt: now, marks: m})
 	l.count(l.last(), hi.Sub(lo))
 	if m&sacked != 0 {

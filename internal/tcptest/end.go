@@ -61,6 +61,9 @@ func (b *Box) Flush() {
 	}
 	b.Pool.Recycle()
 	b.setTimer()
+	if b.world.Check != nil {
+		b.world.Check(b)
+	}
 }
 
 // setTimer sets an alarm unless one rings by then, which will set the next.

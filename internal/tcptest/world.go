@@ -20,6 +20,8 @@ type World struct {
 	Now  mono.Time
 	Rand *rand.Rand
 	Pool *frame.Pool // of everybody
+	// Check sees every box after its output; nil: nobody looks.
+	Check func(*Box)
 
 	source rand.PCG
 	queue  queue
