@@ -218,12 +218,12 @@ func lawRun(w *tcptest.World, seed uint64) ([]*tcptest.Box, error) {
 
 // finish runs until both ends are done or something is wrong.
 func finish(w *tcptest.World, a, b *tcptest.End, wrong func() error) error {
-	n, unsound := 0, error(nil)
+	n, broken := 0, error(nil)
 	failed := func() error {
-		if n++; n%200 == 0 && unsound == nil {
-			unsound = errors.Join(a.Unsound(), b.Unsound())
+		if n++; n%200 == 0 && broken == nil {
+			broken = errors.Join(a.Promises(), b.Promises())
 		}
-		return errors.Join(a.Err, b.Err, unsound, wrong())
+		return errors.Join(a.Err, b.Err, broken, wrong())
 	}
 	if !w.Run(30*24*time.Hour, 1<<23, func() bool { return a.Done() && b.Done() || failed() != nil }) {
 		return fmt.Errorf("no end: %s wrote %d of %d, read %d of %d; %s wrote %d of %d, read %d of %d", a.Name, a.Wrote, len(a.Source), a.Read, len(a.Want),

@@ -20,11 +20,13 @@ import (
 //     bounds, and the sums of both queues are right.
 //  5. The window is a segment at least, and not more than unlimited.
 //  6. A connection that is gone holds nothing to send.
+//  7. Nothing is missing before the hint; fack is in flight; what is out there is
+//     counted; without a recovery none of its intentions are left.
 //
 // And, when Output has nothing more to say:
-//  7. What is in flight, or waits for a window, has a timer.
+//  8. What is in flight, or waits for a window, has a timer.
 func (c *Conn) Promises() error {
-	for i, keep := range [...]func() error{c.keepsSend, c.keepsScoreboard, c.keepsOrder, c.keepsGaps, c.keepsWindow, c.keepsGone, c.keepsTime} {
+	for i, keep := range [...]func() error{c.keepsSend, c.keepsScoreboard, c.keepsOrder, c.keepsGaps, c.keepsWindow, c.keepsGone, c.keepsRepair, c.keepsTime} {
 		if err := keep(); err != nil {
 			return fmt.Errorf("promise %d: %w", i+1, err)
 		}
@@ -129,6 +131,31 @@ func (c *Conn) keepsGone() error {
 	}
 	if !c.live && (!c.snd.q.empty() || !c.rcv.ooo.empty() || c.loss.len() > 0 || c.Deadline() != 0) {
 		return errors.New("it holds something")
+	}
+	return nil
+}
+
+func (c *Conn) keepsRepair() error {
+	l, out := &c.loss, uint32(0)
+	if !c.live {
+		return nil
+	}
+	for i := l.head; i != l.tail; i++ {
+		x := l.at(i)
+		if x.missing() && (!l.hinted || x.lo.Less(l.hint)) {
+			return fmt.Errorf("flight %d to %d is missing, the hint is %d, %v", x.lo, x.hi, l.hint, l.hinted)
+		}
+		if !x.is(sacked) && !x.missing() {
+			out += x.len()
+		}
+	}
+	switch {
+	case l.pipe(c.snd.flight()) != out:
+		return fmt.Errorf("pipe is %d, want %d", l.pipe(c.snd.flight()), out)
+	case l.fack.Less(c.snd.una) || c.snd.nxt.Less(l.fack):
+		return fmt.Errorf("fack %d, snd.una %d, snd.nxt %d", l.fack, c.snd.una, c.snd.nxt)
+	case l.phase == open && (l.frto || l.newFirst || l.force):
+		return fmt.Errorf("open, with frto %v, newFirst %v, force %v", l.frto, l.newFirst, l.force)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package tcp
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -206,7 +207,7 @@ func (b *boards) timeoutOrRenege() {
 // differ tells where the two boards differ.
 func (b *boards) differ() error {
 	l := &b.loss
-	if err := b.gaps(); err != nil {
+	if err := errors.Join(b.keepsScoreboard(), b.keepsRepair()); err != nil {
 		return err
 	}
 	for i := l.head; i != l.tail; i++ {
@@ -225,7 +226,7 @@ func (b *boards) differ() error {
 	if got, want := b.nextMissing(), b.plain.missing(); got != want {
 		return fmt.Errorf("missing %v, plainly %v", got, want)
 	}
-	return l.marks()
+	return nil
 }
 
 // TestScoreboardIsThePlainOne: whatever is sent, acknowledged, SACKed, lost and
