@@ -38,21 +38,27 @@ type belt struct {
 
 // newBelt makes one whose sender is the peer, so that octets go towards S.
 func newBelt(tb testing.TB) *belt {
+	b := newBeltOf(tb, 1)
+	b.endpoints()
+	b.device.Handle(b.now, abi.Append(nil, abi.Admit, 1, []abi.Offer{{Key: testKey, MSS: mss}}))
+	b.turn()
+	b.id = b.answers[0].HWID
+	return b
+}
+
+// newBeltOf makes one whose device has room for n connections and has none.
+func newBeltOf(tb testing.TB, n int) *belt {
 	b := &belt{tb: tb, now: mono.Time(time.Hour), pool: frame.NewPool(1 << 30)}
 	pool := frame.NewPool(1 << 30)
 	var up, host port.Port
 	up, b.toSender = port.NewPipe(pool, b.pool)
 	host, b.toReceiver = port.NewPipe(pool, b.pool)
-	blocks := make([]abi.Block, 1)
+	blocks := make([]abi.Block, n)
 	b.device = New(b.now, Parts{
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Pool: pool, Uplink: up, Host: host,
 		LinkHeader: etherLen, Control: &abi.Control{}, Blocks: blocks, Send: b.hear,
 		Clock: func() mono.Time { return b.now },
 	})
-	b.endpoints()
-	b.device.Handle(b.now, abi.Append(nil, abi.Admit, 1, []abi.Offer{{Key: testKey, MSS: mss}}))
-	b.turn()
-	b.id = b.answers[0].HWID
 	return b
 }
 
@@ -86,14 +92,17 @@ func (b *belt) endpoints() {
 	b.fromReceiver.Set(&wire.Packet{Key: testKey, Link: link, TTL: 64, DF: true})
 }
 
+// beltState is what the kernel knows of a belt's connection.
+var beltState = abi.KernelState{
+	SndUna: 5000, SndNxt: 5000, RcvNxt: 1000, SndWnd: 4 << 20, RcvWnd: 4 << 20, MSS: mss,
+	SndWscale: 8, RcvWscale: 8, SndCwnd: 1000, SndSsthresh: 1000, Flags: abi.FlagSACK | abi.FlagTimestamps,
+}
+
 // own makes the device own the connection.
 func (b *belt) own() {
 	part := &b.device.blocks[0].Kernel
 	part.HWID, part.Key = b.id, testKey
-	part.State = abi.KernelState{
-		SndUna: 5000, SndNxt: 5000, RcvNxt: 1000, SndWnd: 4 << 20, RcvWnd: 4 << 20, MSS: mss,
-		SndWscale: 8, RcvWscale: 8, SndCwnd: 1000, SndSsthresh: 1000, Flags: abi.FlagSACK | abi.FlagTimestamps,
-	}
+	part.State = beltState
 	b.device.Handle(b.now, abi.Append(nil, abi.Own, 1, []abi.Command{{HWID: b.id}}))
 	b.turn()
 	if len(b.answers) != 1 || b.answers[0].Reason != abi.None {

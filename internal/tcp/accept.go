@@ -49,11 +49,13 @@ func (c *Conn) outside(now mono.Time, seg *wire.Segment) Event {
 		c.challenge(now)
 		return Dropped
 	case before && seg.Len() == 0:
-		if !c.through {
-			// Keepalives are no attack, but two ends that answered each
-			// other's without a limit would never stop.
-			c.challenge(now)
+		// Keepalives are no attack, but two ends that answered each other's
+		// without a limit would never stop, and half of what a blind attacker
+		// sends looks like one (Linux tcp_oow_rate_limited).
+		if !c.mayChallenge(now) {
+			return Dropped
 		}
+		c.rcv.ackDue = c.rcv.ackDue || !c.through
 		return Probed
 	case before:
 		return c.duplicate(now, seg, seg.Payload.Len)
@@ -107,15 +109,23 @@ const (
 
 // challenge makes an acknowledgment due unless there were too many lately.
 func (c *Conn) challenge(now mono.Time) {
+	if c.mayChallenge(now) {
+		c.rcv.ackDue = true
+	}
+}
+
+// mayChallenge counts an answer, and reports false when there were too many
+// lately.
+func (c *Conn) mayChallenge(now mono.Time) bool {
 	ch, ms := &c.chal, uint32(now.Milliseconds())
 	if ch.n == 0 || ms-ch.since >= challengePeriod {
 		*ch = challengeState{since: ms}
 	}
 	if ch.n == challengeLimit {
 		c.stats.ChallengesLimited++
-		return
+		return false
 	}
 	ch.n++
 	c.stats.Challenges++
-	c.rcv.ackDue = true
+	return true
 }
