@@ -31,7 +31,7 @@ const (
 )
 
 func (r *rttState) restore(now mono.Time, s *tcb.Snapshot) {
-	*r = rttState{srtt: s.SRTT, rttvar: s.RTTVar, min: s.MinRTT, minAt: now, round: s.SndNxt}
+	*r = rttState{srtt: min(s.SRTT, maxRTO), rttvar: min(s.RTTVar, maxRTO), min: min(s.MinRTT, maxRTO), minAt: now, round: s.SndNxt}
 	r.spread = max(4*r.rttvar, minRTO)
 	r.widest = minRTO
 	r.setRTO()
