@@ -6,6 +6,7 @@ import (
 
 	"toehold/internal/frame"
 	"toehold/internal/mono"
+	"toehold/internal/tcb"
 	"toehold/internal/tcp"
 	"toehold/internal/tcptest"
 	"toehold/internal/wire"
@@ -30,6 +31,16 @@ func TestNoAllocations(t *testing.T) {
 	allocFree(t, "a segment lost", func() { p.lose(3) })
 	allocFree(t, "many segments lost", func() { p.lose(2) })
 	allocFree(t, "timeout", p.timeout)
+	allocFree(t, "tail loss probe", p.tail)
+	allocFree(t, "spurious timeout", p.spurious)
+	allocFree(t, "reordering timer", p.reordered)
+	if st := p.a.Stats(); st.TailProbes == 0 || st.RTOs == 0 || st.Undos == 0 || st.FastRecoveries == 0 {
+		t.Errorf("nothing of this happened: %+v", *st)
+	}
+	plain := newPipe(t, 1448, tcp.Options{CC: "reno"}, big)
+	plain.forgetSACK(t)
+	allocFree(t, "without SACK", func() { plain.lose(5) })
+	allocFree(t, "timeout without SACK", plain.timeout)
 	reno := newPipe(t, 1448, tcp.Options{CC: "reno"}, big)
 	allocFree(t, "reno", func() { reno.lose(5) })
 	through := newPipe(t, 1448, big, tcp.Options{Through: true})
@@ -84,6 +95,63 @@ func (p *pipe) timeout() {
 		continue
 	}
 	p.now = p.a.Deadline()
+	p.lose(1000)
+}
+
+// forgetSACK begins anew without SACK.
+func (p *pipe) forgetSACK(t *testing.T) {
+	for _, c := range []*tcp.Conn{&p.a, &p.b} {
+		var s tcb.Snapshot
+		c.Snapshot(p.now, &s)
+		s.SACK = false
+		c.Close()
+		if err := c.Restore(p.now, &s, tcp.Options{CC: "reno", RcvBuf: 4 << 20}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// tail loses the last of some segments, which a probe finds.
+func (p *pipe) tail() {
+	b := p.pool.Get(5 * 1448)
+	p.a.Send(frame.Span{Buf: b, Len: 5 * 1448})
+	for p.a.Output(p.now, &p.out) {
+		p.split(func(i int) bool { return i == 4 })
+	}
+	p.lose(1000)
+}
+
+// spurious is a timeout, and the originals arrive after it.
+func (p *pipe) spurious() {
+	b := p.pool.Get(5 * 1448)
+	p.a.Send(frame.Span{Buf: b, Len: 5 * 1448})
+	var late wire.Out
+	for p.a.Output(p.now, &p.out) {
+		late = p.out
+	}
+	for n := p.a.Stats().RTOs; p.a.Stats().RTOs == n; {
+		p.now = max(p.now, p.a.Deadline())
+		p.a.Advance(p.now)
+		for p.a.Output(p.now, &p.out) {
+			continue
+		}
+	}
+	p.out = late
+	p.split(func(int) bool { return false })
+	p.pass(&p.b, &p.a)
+	p.lose(1000)
+}
+
+// reordered lets one of some segments come late, once the reordering timer has
+// gone off for it.
+func (p *pipe) reordered() {
+	b := p.pool.Get(2 * 1448)
+	p.a.Send(frame.Span{Buf: b, Len: 2 * 1448})
+	for p.a.Output(p.now, &p.out) {
+		p.now = p.now.Add(time.Millisecond)
+		p.split(func(i int) bool { return i == 0 })
+	}
+	p.pass(&p.b, &p.a)
 	p.lose(1000)
 }
 
