@@ -32,13 +32,14 @@ type conn struct {
 	// Owned.
 	wire, host      tcp.Conn // towards the peer, towards S
 	kernel          abi.KernelState
-	told            mono.Time   // when kernel was so
-	control         string      // congestion control that the engine uses
-	knew            string      // congestion control of the stack before,
-	private         tcb.CCState // and its private state
-	finOut, finIn   bool        // the FIN has been handed on: to the peer, to S
-	probing         bool        // S probed; the peer's answer is owed to it
-	reset           abi.Reason  // an RST is on its way, to S or to the peer
+	told            mono.Time    // when kernel was so
+	control         string       // congestion control that the engine uses
+	knew            string       // congestion control of the stack before,
+	private         tcb.CCState  // and its private state
+	granted         seqnum.Value // how far S may send at the most
+	finOut, finIn   bool         // the FIN has been handed on: to the peer, to S
+	probing         bool         // S probed; the peer's answer is owed to it
+	reset           abi.Reason   // an RST is on its way, to S or to the peer
 	closedSaid      bool
 	gapsIn, gapsOut uint64    // segments after a gap, seen so far, of the engines
 	doubted         mono.Time // when an end was last asked about one

@@ -45,6 +45,7 @@ func (d *Device) own(now mono.Time, c *conn) error {
 	c.out.surrender() // the engines have the references
 	c.in.surrender()
 	c.host.SetTimestamp(c.wire.TSRecent(), c.wire.TSEcrLast())
+	c.granted = peerEdge
 	c.place, c.gapsIn, c.gapsOut = abi.PlaceOwned, 0, 0
 	return nil
 }
@@ -109,7 +110,22 @@ func (c *conn) pump() {
 	}
 	c.host.SetTimestamp(c.wire.TSRecent(), c.wire.TSEcrLast())
 	c.wire.Permit(c.host.SndUna(), c.host.SndEdge())
-	c.host.Permit(c.wire.SndUna(), c.wire.SndEdge())
+	c.host.Permit(c.wire.SndUna(), c.grant())
+}
+
+// minGrant is the least that S may be ahead of what was sent, in octets: some
+// super-segments.
+const minGrant = 256 << 10
+
+// grant is how far S may send: as far as the peer's window, but no more ahead
+// of what was sent than the congestion window lets out at once, as of a send
+// buffer that is tuned (Linux tcp_sndbuf_expand). More would only wait here,
+// would lengthen S's round trip, and would all leave at once on the way home.
+// It never moves back but with the peer's window.
+func (c *conn) grant() seqnum.Value {
+	ahead := max(c.wire.Cwnd(), minGrant)
+	c.granted = seqnum.Max(c.granted, c.wire.SndNxt().Add(ahead))
+	return seqnum.Min(c.granted, c.wire.SndEdge())
 }
 
 // fromPeer handles a frame of the peer of an owned connection.

@@ -9,7 +9,8 @@ import (
 )
 
 // heirs are the sockets of connections that have come home and are to have the
-// congestion windows that the device had. To set them costs a walk over all
+// congestion windows that the device had, and of those that have left and are
+// to have wide ones (leash.go). To set them costs a walk over all
 // connections, so it happens beside the moves, for all that have come
 // together. Connections work without: where the kernel does not support it,
 // they go on with windows that the kernel made up.

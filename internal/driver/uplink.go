@@ -43,6 +43,8 @@ type uplink struct {
 	journal *Journal
 	heirs   *heirs
 
+	loosened mono.Time // when windows of sockets were last looked at
+
 	calls chan func()
 	ended chan struct{} // closed when the loop has ended
 
@@ -180,6 +182,7 @@ func (u *uplink) run() {
 			u.exited()
 		case <-tick.C:
 			u.tick(mono.Now())
+			u.loosen(mono.Now())
 		}
 		u.settle()
 		if u.stopping && u.proc == nil {

@@ -46,6 +46,7 @@ type Conn struct {
 	Phase Phase
 	Path  Path
 	State abi.KernelState // as last probed
+	Leash uint32          // the hands': segments of the congestion window that they gave the socket, 0 none
 
 	ticket   uint64    // of the request that the present move serves, 0 none
 	since    mono.Time // start of the present move

@@ -146,6 +146,9 @@ func (c *Conn) Abort() {
 // Sacked calls each for what the peer has selectively acknowledged, in order.
 func (c *Conn) Sacked(each func(seqnum.Range)) { c.loss.each(each) }
 
+// Cwnd is the congestion window, in octets.
+func (c *Conn) Cwnd() uint32 { return c.cc.cwnd }
+
 // SndUna is the first octet not yet acknowledged.
 func (c *Conn) SndUna() seqnum.Value { return c.snd.una }
 

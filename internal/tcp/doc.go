@@ -29,14 +29,13 @@
 //
 // # What it does
 //
-// RFC 9293, with 2018 and 2883 (SACK), 5681, 6582 and 6675 (recovery), 3042
-// (limited transmit), 5961 (blind attacks), 6298 (timeout; Linux's floor of
-// 200 ms), 7323 (timestamps, scaling), 3168 and 8257 (ECN, DCTCP), 7661 (window
-// validation), 9406 (HyStart++) and 9438 (CUBIC). A file holds a mechanism:
-// send and queue, recv, reasm and ranges, accept, ack, sack, recovery, rto, rtt,
-// congestion with cubic, hystart, reno, dctcp, bbr and cwv, ecn, window,
-// through, close, timestamp, timer, output; and of what a program sets delack,
-// nagle, keepalive, autotune.
+// RFC 9293 with its extensions; docs/RFC.md has each rule, where it is and the
+// test of it. What is in flight is a scoreboard of transmissions (flights): from
+// it RACK-TLP (rack, tlp) tells losses by time, PRR (prr) brings the window
+// down, F-RTO, Eifel and D-SACK (rto, undo) take back what was for nothing, and
+// the delivery rate (rate) is measured. Congestion control is an interface with
+// CUBIC and HyStart++, Reno, DCTCP and BBR behind it; pacing, window
+// validation (cwv), ECN and path MTU (pmtu) stand beside.
 //
 // Without Through it is a whole endpoint and also does what a program sets of
 // a socket: Nagle and TCP_CORK, delayed acknowledgments and TCP_QUICKACK,
@@ -50,11 +49,11 @@
 //
 // # What it costs
 //
-// A Conn is about 1000 octets, of which 170 are counters. Spans wait in rings
-// that grow as needed and are given back when the connection has been idle for
-// a second. One segment causes work in proportion to its own spans, and to at
-// most maxRanges SACK ranges or, after a gap, maxPending spans to move.
-// What is received holds memory within Options.MaxOOO after a gap and RcvBuf
-// with MaxOOO in order, whole buffers counted. What Send queued is the
-// caller's to bound.
+// A Conn is under 1 KiB with its congestion control, of which a sixth are
+// counters. Spans wait in rings that grow as needed and are given back when the
+// connection has been idle for a second. One segment causes work in proportion
+// to its own spans, and at most maxFlights transmissions to look at, maxRanges
+// ranges or, after a gap, maxPending spans to move. What is received holds
+// memory within Options.MaxOOO after a gap and RcvBuf with MaxOOO in order, whole
+// buffers counted. What Send queued is the caller's to bound.
 package tcp

@@ -168,9 +168,6 @@ func (c *Conn) keepsTime() error {
 	return nil
 }
 
-// Cwnd is the congestion window in octets.
-func (c *Conn) Cwnd() uint32 { return c.cc.cwnd }
-
 // ReoWnd is RACK.reo_wnd, and the smoothed round-trip time.
 func (c *Conn) ReoWnd() (wnd, srtt time.Duration) { return c.reoWnd(), c.rtt.srtt }
 
