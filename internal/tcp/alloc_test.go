@@ -43,6 +43,8 @@ func TestNoAllocations(t *testing.T) {
 	allocFree(t, "timeout without SACK", plain.timeout)
 	reno := newPipe(t, 1448, tcp.Options{CC: "reno"}, big)
 	allocFree(t, "reno", func() { reno.lose(5) })
+	bbr := newPipe(t, 1448, tcp.Options{CC: "bbr"}, big)
+	allocFree(t, "bbr", func() { bbr.lose(5) })
 	through := newPipe(t, 1448, big, tcp.Options{Through: true})
 	allocFree(t, "through", through.through)
 }

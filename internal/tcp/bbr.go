@@ -310,7 +310,7 @@ func (b *bbr) recover(g *congestion, s sample) bool {
 	switch {
 	case b.now == repairing && b.last != repairing:
 		b.conserve, b.roundEnd = true, s.total
-		g.cwnd = inUse
+		g.cwnd = max(inUse, g.mss)
 	case b.now == whole && b.last != whole:
 		g.cwnd, b.conserve = max(g.cwnd, b.prior), false
 	}

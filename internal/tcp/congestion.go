@@ -1,6 +1,8 @@
 package tcp
 
 import (
+	"time"
+
 	"toehold/internal/mono"
 	"toehold/internal/tcb"
 )
@@ -56,6 +58,8 @@ var algorithms = map[string]func() algorithm{
 	"":      func() algorithm { return new(cubic) },
 	"cubic": func() algorithm { return new(cubic) },
 	"reno":  func() algorithm { return new(reno) },
+	"dctcp": func() algorithm { return new(dctcp) },
+	"bbr":   func() algorithm { return new(bbr) },
 	"none":  func() algorithm { return nil },
 }
 
@@ -72,9 +76,9 @@ type congestion struct {
 	mss            uint32
 	priorCwnd      uint32 // before the reduction that is under way
 	priorSsthresh  uint32
+	use            validation
 	limited        bool   // cwnd kept something from being sent since the last acknowledgment
 	pacing         uint64 // octets a second that may leave, 0: not paced
-	use            validation
 	algorithm      algorithm
 }
 
@@ -140,6 +144,7 @@ func (g *congestion) observe(s sample) {
 // control lets an algorithm that controls everything do so, and reports
 // whether it is one.
 func (g *congestion) control(s sample) bool {
+	g.use.lose(s)
 	c, ok := g.algorithm.(controller)
 	if ok {
 		c.control(g, s)
@@ -158,6 +163,19 @@ func (g *congestion) onAck(s sample) {
 	}
 	g.limited = false
 	g.algorithm.grow(g, s)
+}
+
+// pace is the rate that the window allows, in octets a second, with what it may
+// grow by in a round trip; 0: not known (Linux tcp_update_pacing_rate).
+func (g *congestion) pace(srtt time.Duration) uint64 {
+	if g.algorithm == nil || srtt <= 0 {
+		return 0
+	}
+	r := rate(g.cwnd, srtt)
+	if g.cwnd < g.ssthresh/2 {
+		return 2 * r
+	}
+	return r + r/5
 }
 
 // slowStart grows the window up to ssthresh and returns how many of the acked

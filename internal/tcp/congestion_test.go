@@ -14,12 +14,6 @@ import (
 
 const testMSS = 1000
 
-// Not offered yet: they need more of an acknowledgment than the sender tells.
-func init() {
-	algorithms["dctcp"] = func() algorithm { return new(dctcp) }
-	algorithms["bbr"] = func() algorithm { return new(bbr) }
-}
-
 // noon is when the tests of this package's insides happen.
 const noon = mono.Time(time.Hour)
 
@@ -211,7 +205,7 @@ func unharmed(g *congestion) bool {
 	s := tcb.Snapshot{MSS: g.mss}
 	g.snapshot(noon.Add(time.Hour), &s)
 	s.SndUna, s.SndNxt = 0, 0
-	return g.cwnd > 0 && g.cwnd <= unlimited && g.ssthresh > 0 && s.CCState.Cubic.WMax >= 0 && s.Check() == nil
+	return g.cwnd >= g.mss && g.cwnd <= unlimited && g.ssthresh > 0 && s.CCState.Cubic.WMax >= 0 && s.Check() == nil
 }
 
 // torment restores an algorithm from any state and does anything to it.
@@ -261,7 +255,7 @@ func torment(t *testing.T, name string, seed uint64) {
 
 func TestHostileStateAndSamples(t *testing.T) {
 	for name := range algorithms {
-		for seed := range uint64(300) {
+		for seed := range uint64(60) {
 			if name != "none" && name != "" {
 				torment(t, name, seed)
 			}
@@ -315,7 +309,7 @@ func TestStateCrosses(t *testing.T) {
 
 func TestCongestionSizes(t *testing.T) {
 	for name, tt := range map[string]struct{ size, limit uintptr }{
-		"congestion": {unsafe.Sizeof(congestion{}), 112},
+		"congestion": {unsafe.Sizeof(congestion{}), 96},
 		"cubic":      {unsafe.Sizeof(cubic{}), 120},
 		"reno":       {unsafe.Sizeof(reno{}), 32},
 		"dctcp":      {unsafe.Sizeof(dctcp{}), 64},

@@ -19,22 +19,32 @@ import (
 // limited what was sent, as in Linux. By then a round of a full window is on
 // its way, which ends the phase.
 type validation struct {
-	since  mono.Time    // when the nonvalidated phase began, 0: validated
-	turned mono.Time    // when newer began
-	paced  mono.Time    // until when a restart is paced, 0: it is not
+	since  ticks        // when the nonvalidated phase began, 0: validated
+	turned ticks        // when newer began
+	paced  ticks        // until when a restart is paced, 0: it is not
 	srtt   uint32       // microseconds, 0: not known
 	low    seqnum.Value // snd.una before the acknowledgment that the round under way began with
 	high   seqnum.Value // snd.nxt then; low: none is under way, as nothing was left in flight
 	newer  uint32       // octets acknowledged in a round, the most of them in this half of the sampling period
 	older  uint32       // and in the half before
-	lossy  uint32       // octets in use when a loss came in the nonvalidated phase, until that is repaired; 0: it did not
-	resent uint32       // octets held for lost in that recovery
+	lossy  uint32       // octets in use when a loss came in the nonvalidated phase, less those lost since, until that is repaired; 0: it did not
 	known  bool         // pipeACK is not undefined
+}
+
+// ticks are milliseconds of a clock, modulo 2^32.
+type ticks uint32
+
+func ticksAt(t mono.Time) ticks { return ticks(t.Milliseconds()) }
+
+// after is how long after u t is, 0 when it is before it.
+func (t ticks) after(u ticks) time.Duration {
+	return time.Duration(max(int32(t-u), 0)) * time.Millisecond
 }
 
 const (
 	nonvalidatedPeriod = 5 * time.Minute // NVP, RFC 7661, section 4.4
 	longestRTT         = time.Minute     // that is believed
+	longestSilence     = 24 * time.Hour  // that counts
 )
 
 // sampling is the pipeACK Sampling Period (section 4.2).
@@ -58,15 +68,13 @@ func (v *validation) most(before uint32) uint32 { return max(before, uint32(v.hi
 func (g *congestion) validate(s sample) {
 	v := &g.use
 	v.srtt = micros(s.srtt)
-	if v.paced != 0 && s.now >= v.paced {
+	if v.paced != 0 && int32(ticksAt(s.now)-v.paced) >= 0 {
 		g.pacing, v.paced = 0, 0
 	}
 	if s.recovering { // section 4.2: no samples of a time of loss
-		v.resent += s.lost
 		v.low, v.high = s.una, s.nxt
 		return
 	}
-	v.resent = s.lost
 	v.turn(s.now)
 	if s.una.Less(v.high) {
 		return
@@ -81,14 +89,22 @@ func (g *congestion) validate(s sample) {
 	g.look(s.now)
 }
 
+// lose notes what is lost in a recovery, which is sent again in it: R of
+// section 4.4.1.
+func (v *validation) lose(s sample) {
+	if v.lossy > 0 {
+		v.lossy = max(v.lossy-min(s.lost, v.lossy), 1)
+	}
+}
+
 // turn forgets samples that are older than the sampling period; those between
 // that and the half of it may be forgotten.
 func (v *validation) turn(now mono.Time) {
-	switch gap := now.Sub(v.turned); {
+	switch gap := ticksAt(now).after(v.turned); {
 	case gap >= v.sampling():
-		v.newer, v.older, v.turned = 0, 0, now
+		v.newer, v.older, v.turned = 0, 0, ticksAt(now)
 	case gap >= v.sampling()/2:
-		v.newer, v.older, v.turned = 0, v.newer, now
+		v.newer, v.older, v.turned = 0, v.newer, ticksAt(now)
 	}
 }
 
@@ -101,15 +117,15 @@ func (g *congestion) look(now mono.Time) {
 		return
 	}
 	if v.since == 0 {
-		v.since = max(now, 1)
+		v.since = max(ticksAt(now), 1)
 	}
 	initial := initialWindow * g.mss
-	for now.Sub(v.since) >= nonvalidatedPeriod && g.cwnd > initial && !g.controlled() {
+	for ticksAt(now).after(v.since) >= nonvalidatedPeriod && g.cwnd > initial && !g.controlled() {
 		if g.ssthresh < unlimited {
 			g.ssthresh = max(g.ssthresh, g.cwnd/4*3)
 		}
 		g.cwnd = max(g.cwnd/2, initial)
-		v.since = v.since.Add(nonvalidatedPeriod)
+		v.since += ticks(nonvalidatedPeriod.Milliseconds())
 	}
 }
 
@@ -133,9 +149,9 @@ func (g *congestion) idle(now mono.Time, since, rto time.Duration) {
 func (g *congestion) resume(now mono.Time, since time.Duration) {
 	v := &g.use
 	if since >= v.sampling() {
-		v.newer, v.older, v.known, v.turned = 0, 0, true, now
+		v.newer, v.older, v.known, v.turned = 0, 0, true, ticksAt(now)
 		if v.since == 0 {
-			v.since = max(now.Add(-since), 1)
+			v.since = max(ticksAt(now.Add(-min(since, longestSilence))), 1)
 		}
 	}
 	g.look(now)
@@ -144,7 +160,7 @@ func (g *congestion) resume(now mono.Time, since time.Duration) {
 		return
 	}
 	if g.cwnd > initialWindow*g.mss {
-		g.pacing, v.paced = max(rate(g.cwnd, v.rtt()), 1), now.Add(v.rtt())
+		g.pacing, v.paced = max(rate(g.cwnd, v.rtt()), 1), max(ticksAt(now.Add(v.rtt())), 1)
 	}
 }
 
@@ -170,7 +186,7 @@ func (g *congestion) invalidated(flight uint32, e happening) {
 func (g *congestion) revalidate(e happening) {
 	v := &g.use
 	if e == ended && v.lossy > 0 {
-		g.cwnd = min(g.cwnd, max((v.lossy-min(v.resent, v.lossy))/2, 2*g.mss))
+		g.cwnd = min(g.cwnd, max(v.lossy/2, 2*g.mss))
 	}
 	v.newer, v.older, v.known, v.since, v.lossy = 0, 0, false, 0, 0
 }

@@ -134,7 +134,9 @@ func contests() (alike, unlike []contest) {
 // is some twenty periods of Reno's saw: the index is to be at least 0.9, which
 // of two flows is a share of 1/3. A queue of one BDP keeps the line busy while
 // a window comes back from its half: 0.9 of the line, of which headers are
-// 0.04.
+// 0.04. BBR's flows come to equal shares by what they learn together as they
+// dip for the round-trip time, each ten seconds (Cardwell and others, 2016):
+// at least 0.75 in the time measured.
 func TestFairness(t *testing.T) {
 	alike, unlike := contests()
 	verdicts := judgeAll(t, slices.Concat(alike, unlike))
@@ -143,7 +145,11 @@ func TestFairness(t *testing.T) {
 	for i, c := range alike {
 		v := verdicts[i]
 		fmt.Fprintf(&text, "%-8s%8d%8v%8.1f%8.1f\n", c.flows[0], len(c.flows), c.rtt, 100*v.jain, 100*v.used)
-		if v.jain < 0.9 || v.used < 0.9 {
+		least := 0.9
+		if c.flows[0] == "bbr" {
+			least = 0.75
+		}
+		if v.jain < least || v.used < 0.9 {
 			t.Errorf("%d flows of %s: Jain's index is %.3f, %.3f of the line used", len(c.flows), c.flows[0], v.jain, v.used)
 		}
 	}

@@ -76,7 +76,7 @@ func newBulk(w *tcptest.World, cc string, there, back tcptest.Path, backlog uint
 	if err := f.a.Restore(w.Now, sa, tcp.Options{CC: cc}); err != nil {
 		return f, err
 	}
-	return f, f.b.Restore(w.Now, sb, tcp.Options{RcvBuf: backlog, MaxOOO: 1 << 28})
+	return f, f.b.Restore(w.Now, sb, tcp.Options{CC: cc, RcvBuf: backlog, MaxOOO: 1 << 28})
 }
 
 // goodput is the share of the line that a connection has made of it.

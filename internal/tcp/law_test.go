@@ -170,7 +170,7 @@ func urges(w *tcptest.World, b *tcptest.Box) {
 }
 
 // controls are the congestion controls that there are, but for none.
-var controls = []string{"cubic", "reno"}
+var controls = []string{"cubic", "reno", "dctcp", "bbr"}
 
 // anyControl is one of them, by name or as what is usual, or none.
 func anyControl(r *rand.Rand) string {

@@ -11,8 +11,9 @@ import (
 )
 
 // A model is a sender with a congestion control, a bottleneck with a queue and
-// a receiver that acknowledges each segment. What is lost counts as repaired as
-// soon as three segments after it are acknowledged.
+// a receiver that acknowledges each segment. What is lost is sent again as
+// soon as three segments after it are acknowledged, and is not lost again
+// unless the queue is full.
 type model struct {
 	congestion
 	now   mono.Time
@@ -47,6 +48,7 @@ type modelFlight struct {
 	prior          uint64
 	priorAt, first mono.Time
 	starved, ce    bool
+	passed         int // segments sent after it that were acknowledged
 }
 
 // newModel is a path of 10 Mbit/s and 40 ms with a queue of as much, and the
@@ -96,30 +98,33 @@ func (m *model) send() {
 		m.firstAt, m.deliveredAt = m.now, m.now
 	}
 	m.nxt += testMSS
-	f := modelFlight{hi: m.nxt, at: m.now, prior: m.delivered, priorAt: m.deliveredAt, first: m.firstAt, starved: m.starved != 0}
+	m.inFlight += testMSS
+	m.flights = append(m.flights, m.transmit(m.nxt, m.rng.Float64() < m.loss))
+	m.mostInFlight = max(m.mostInFlight, m.inFlight)
+}
+
+// transmit sends the segment that ends at hi.
+func (m *model) transmit(hi seqnum.Value, lost bool) modelFlight {
+	f := modelFlight{hi: hi, at: m.now, prior: m.delivered, priorAt: m.deliveredAt, first: m.firstAt, starved: m.starved != 0}
 	waiting := max(float64(m.free-m.now)/1e9*m.rate, 0)
-	if waiting+testMSS <= m.queue+testMSS && m.rng.Float64() >= m.loss {
+	if waiting <= m.queue && !lost {
 		m.free = max(m.free, m.now).Add(time.Duration(testMSS / m.rate * 1e9))
 		f.back, f.ce = m.free.Add(m.rtt), m.mark > 0 && waiting > m.mark
 	} else {
 		m.losses++
 	}
-	m.flights, m.inFlight = append(m.flights, f), m.inFlight+testMSS
-	m.mostInFlight = max(m.mostInFlight, m.inFlight)
 	if m.pacing > 0 {
 		m.next = max(m.next, m.now).Add(time.Duration(testMSS * 1e9 / m.pacing))
 	}
+	return f
 }
 
 // nextEvent is the next acknowledgment, departure, or a timeout when all is
 // lost.
 func (m *model) nextEvent(end mono.Time) mono.Time {
 	at := mono.Time(0)
-	for _, f := range m.flights {
-		if f.back != 0 {
-			at = f.back
-			break
-		}
+	if i := m.first(); i >= 0 {
+		at = m.flights[i].back
 	}
 	if at == 0 && len(m.flights) > 0 {
 		at = m.flights[len(m.flights)-1].at.Add(time.Second)
@@ -133,15 +138,23 @@ func (m *model) nextEvent(end mono.Time) mono.Time {
 	return min(at, end)
 }
 
-func (m *model) arrive() {
-	for i, f := range m.flights {
-		switch {
-		case f.back != 0 && f.back <= m.now:
-			m.acknowledged(i)
-			return
-		case f.back != 0:
-			return
+// first is the flight that is acknowledged next, -1: none.
+func (m *model) first() int {
+	i := -1
+	for j, f := range m.flights {
+		if f.back != 0 && (i < 0 || f.back < m.flights[i].back) {
+			i = j
 		}
+	}
+	return i
+}
+
+func (m *model) arrive() {
+	if i := m.first(); i >= 0 {
+		if m.flights[i].back <= m.now {
+			m.acknowledged(i)
+		}
+		return
 	}
 	if last := m.flights[len(m.flights)-1]; m.now >= last.at.Add(time.Second) {
 		m.timeout()
@@ -170,13 +183,28 @@ func (m *model) acknowledged(i int) {
 	if m.starved != 0 && m.delivered > m.starved {
 		m.starved = 0
 	}
-	m.flights = append(m.flights[:i:i], m.flights[i+1:]...)
-	lost := max(0, i-2)
-	m.flights = m.flights[lost:]
-	s.lost = uint32(lost) * testMSS
-	m.inFlight -= testMSS + s.lost
+	s.lost = m.pass(i)
+	m.inFlight -= testMSS
 	m.advance(&s)
 	m.respond(s)
+}
+
+// pass takes flight i out and sends those before it again that three later
+// ones passed, which are lost. It returns their octets.
+func (m *model) pass(i int) uint32 {
+	lost, sent := uint32(0), m.flights[i].at
+	for j := range i {
+		f := &m.flights[j]
+		if f.at > sent {
+			continue
+		}
+		if f.passed++; f.passed == 3 {
+			lost += testMSS
+			*f = m.transmit(f.hi, false)
+		}
+	}
+	m.flights = append(m.flights[:i], m.flights[i+1:]...)
+	return lost
 }
 
 func (m *model) advance(s *sample) {

@@ -5,7 +5,7 @@ import "time"
 // Options are what an engine is told at Restore beside the connection's state.
 type Options struct {
 	Through bool   // acknowledge and advertise only what Permit allowed
-	CC      string // "cubic" (also ""), "reno", or "none": no congestion window, for the hop to the program's socket
+	CC      string // "cubic" (also ""), "reno", "dctcp", "bbr", or "none": no congestion window, for the hop to the program's socket
 	RcvBuf  uint32 // not Through: octets of receive buffer that the window is made of (0: 1 MiB)
 	MaxOOO  uint32 // octets of memory that out-of-order payload holds at most, whole buffers counted (0: 4 MiB); beyond it the furthest is dropped
 	// MTUProbing lets timeouts in a row be taken for a path that drops large

@@ -273,7 +273,7 @@ func (c *Conn) allowed() uint32 {
 
 // worthWaiting reports whether n octets are so few beside what is in flight
 // that the next acknowledgment soon allows a larger super-segment (as Linux,
-// tcp_tso_should_defer).
+// tcp_tso_should_defer). Paced, none is to get larger than the pace allows.
 func (c *Conn) worthWaiting(n uint32) bool {
-	return c.loss.quiet() && n < wire.MaxSuper/2 && n < c.pipe()/3
+	return c.loss.quiet() && n < c.super()/2 && n < c.pipe()/3
 }

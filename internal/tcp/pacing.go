@@ -27,11 +27,19 @@ func (c *Conn) paceOut(now mono.Time, n uint32) {
 	}
 }
 
-// super is the most octets of a super-segment: paced, what leaves in about a
-// millisecond (Linux tcp_tso_autosize).
+// super is the most octets of a super-segment: what leaves in about a
+// millisecond at the pace, or at the one that the window allows when there is
+// none, lest a queue at the bottleneck take it all at once (Linux
+// tcp_tso_autosize). Over short distances it may be more.
 func (c *Conn) super() uint32 {
-	if c.cc.pacing == 0 || c.snd.flushing {
+	g := &c.cc
+	pace, near := g.pacing, uint64(0)
+	if pace == 0 {
+		pace = g.pace(c.rtt.srtt)
+		near = wire.MaxSuper >> min(c.rtt.min.Microseconds()>>9, 32)
+	}
+	if pace == 0 || c.snd.flushing {
 		return wire.MaxSuper
 	}
-	return uint32(min(max(c.cc.pacing>>10, 2*uint64(c.snd.mss)), wire.MaxSuper))
+	return uint32(min(max(min(pace, highestRate)>>10+near, 2*uint64(c.snd.mss)), wire.MaxSuper))
 }

@@ -88,11 +88,11 @@ func TestRFC7661(t *testing.T) {
 			u := newUser(100)
 			u.rounds(30, 10)
 			u.s.lost = 2 * testMSS
-			u.observe(u.s)
 			u.reduce(u.now, 20*testMSS, beganRecovery)
+			u.control(u.s)
 			u.cwnd = u.ssthresh
 			u.s.recovering, u.s.lost = true, 4*testMSS
-			u.observe(u.s)
+			u.control(u.s)
 			u.tell(u.now, ended)
 			if u.cwnd != (20-6)/2*testMSS || u.use.known {
 				t.Errorf("cwnd %d, %+v", u.cwnd, u.use)

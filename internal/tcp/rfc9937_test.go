@@ -22,7 +22,7 @@ func TestRFC9937(t *testing.T) {
 			conn sack mss=1000 srtt=100 cwnd=20 cc=reno
 			send n=60000
 			wait ms=100
-			recv sack=11000-20000 => 100ms: seq=0 len=9000 size=1000 ack=0 win=65535
+			recv sack=11000-20000 => 100ms: seq=0 len=2000 size=1000 ack=0 win=65535; 100ms: seq=2000 len=2000 size=1000 ack=0 win=65535; 100ms: seq=4000 len=2000 size=1000 ack=0 win=65535; 100ms: seq=6000 len=2000 size=1000 ack=0 win=65535; 100ms: seq=8000 len=1000 ack=0 win=65535
 			wait ms=100
 			recv ack=1000 sack=11000-20000 => event: acked window; 200ms: seq=9000 len=2000 size=1000 ack=0 win=65535`},
 	})

@@ -88,6 +88,7 @@ func (c *Conn) inLoss(d *delivery) {
 	}
 	if over {
 		l.rack.narrow()
+		c.cc.tell(d.now, ended)
 		c.calm()
 		return
 	}

@@ -151,7 +151,7 @@ func TestScriptRefuses(t *testing.T) {
 		args Args
 	}{
 		{"dance", nil},
-		{"conn", Args{"cc": "bbr"}},
+		{"conn", Args{"cc": "vegas"}},
 		{"recv", Args{"sack": "1..2"}},
 		{"recv", Args{"sack": "1-2,3-4,5-6,7-8,9-10"}},
 	} {
