@@ -17,7 +17,7 @@ import (
 // counted, and goes to nobody.
 type prey struct {
 	tcp.Conn
-	t    *testing.T
+	t    testing.TB
 	now  mono.Time
 	pool *frame.Pool
 	out  wire.Out
@@ -26,7 +26,7 @@ type prey struct {
 	sent int // segments on the wire
 }
 
-func newPrey(t *testing.T, o tcp.Options, edit func(*tcb.Snapshot)) *prey {
+func newPrey(t testing.TB, o tcp.Options, edit func(*tcb.Snapshot)) *prey {
 	p := &prey{t: t, now: noon, pool: frame.NewPool(1 << 30)}
 	if err := p.Restore(p.now, established(edit), o); err != nil {
 		t.Fatal(err)

@@ -12,12 +12,12 @@ import (
 // pathState is what is known of the largest segment that the path carries
 // (RFC 1191, 8201 and 4821), in octets of payload.
 type pathState struct {
+	next    mono.Time    // no probe before
 	told    uint32       // by SetMSS: what routes and the peer allow
 	ceiling uint32       // what the path was seen to carry, 0: nothing is known to be less than told
 	high    uint32       // the search for more ends before it
 	size    uint32       // of the probe in flight, 0: none
 	lo      seqnum.Value // its first octet
-	next    mono.Time    // no probe before
 	probing bool         // Options.MTUProbing
 }
 

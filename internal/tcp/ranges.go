@@ -8,10 +8,7 @@ const maxRanges = 1024
 
 // ranges is a set of sequence numbers: ranges in order, neither touching nor
 // overlapping.
-type ranges struct {
-	list   []seqnum.Range
-	octets uint32 // in all of them
-}
+type ranges struct{ list []seqnum.Range }
 
 func (r *ranges) empty() bool { return len(r.list) == 0 }
 
@@ -53,14 +50,13 @@ func (r *ranges) has(x seqnum.Range) bool {
 	return ok && x.Hi.LessEq(in.Hi)
 }
 
-// add puts x into the set and returns the number of octets that are new. It
-// reports false, and changes nothing, when x needs a range and there are
-// maxRanges already.
-func (r *ranges) add(x seqnum.Range) (uint32, bool) {
+// add puts x into the set. It reports false, and changes nothing, when x needs
+// a range and there are maxRanges already.
+func (r *ranges) add(x seqnum.Range) bool {
 	i := r.find(x.Lo)
-	j, was := i, uint32(0)
-	for ; j < len(r.list) && r.list[j].Lo.LessEq(x.Hi); j++ {
-		was += r.list[j].Len()
+	j := i
+	for j < len(r.list) && r.list[j].Lo.LessEq(x.Hi) {
+		j++
 	}
 	if i == j {
 		return r.insert(i, x)
@@ -71,68 +67,43 @@ func (r *ranges) add(x seqnum.Range) (uint32, bool) {
 	if j > i+1 {
 		r.list = append(r.list[:i+1], r.list[j:]...)
 	}
-	r.octets += x.Len() - was
-	return x.Len() - was, true
+	return true
 }
 
-func (r *ranges) insert(i int, x seqnum.Range) (uint32, bool) {
+func (r *ranges) insert(i int, x seqnum.Range) bool {
 	if r.full() {
-		return 0, false
+		return false
 	}
 	r.list = append(r.list, seqnum.Range{})
 	copy(r.list[i+1:], r.list[i:])
 	r.list[i] = x
-	r.octets += x.Len()
-	return x.Len(), true
+	return true
 }
 
 // cutBefore takes what is before v out of the set.
 func (r *ranges) cutBefore(v seqnum.Value) {
 	i := 0
-	for ; i < len(r.list) && r.list[i].Hi.LessEq(v); i++ {
-		r.octets -= r.list[i].Len()
+	for i < len(r.list) && r.list[i].Hi.LessEq(v) {
+		i++
 	}
 	if i > 0 {
 		r.list = append(r.list[:0], r.list[i:]...)
 	}
-	if len(r.list) > 0 && r.list[0].Lo.Less(v) {
-		r.octets -= v.Sub(r.list[0].Lo)
-		r.list[0].Lo = v
+	if len(r.list) > 0 {
+		r.list[0].Lo = seqnum.Max(r.list[0].Lo, v)
 	}
 }
 
 // cutFrom takes v and what is after it out of the set.
 func (r *ranges) cutFrom(v seqnum.Value) {
 	n := len(r.list)
-	for ; n > 0 && v.LessEq(r.list[n-1].Lo); n-- {
-		r.octets -= r.list[n-1].Len()
+	for n > 0 && v.LessEq(r.list[n-1].Lo) {
+		n--
 	}
 	r.list = r.list[:n]
-	if n > 0 && v.Less(r.list[n-1].Hi) {
-		r.octets -= r.list[n-1].Hi.Sub(v)
-		r.list[n-1].Hi = v
+	if n > 0 {
+		r.list[n-1].Hi = seqnum.Min(r.list[n-1].Hi, v)
 	}
-}
-
-// from counts the octets of the set at v and after it.
-func (r *ranges) from(v seqnum.Value) uint32 {
-	n := uint32(0)
-	for i := len(r.list) - 1; i >= 0 && v.Less(r.list[i].Hi); i-- {
-		n += r.list[i].Hi.Sub(seqnum.Max(v, r.list[i].Lo))
-	}
-	return n
-}
-
-// gap returns the first stretch at v or after it that is not in the set; it
-// ends at limit at the latest.
-func (r *ranges) gap(v, limit seqnum.Value) seqnum.Range {
-	for i := r.find(v); i < len(r.list); i++ {
-		if v.Less(r.list[i].Lo) {
-			return seqnum.Range{Lo: v, Hi: seqnum.Min(limit, r.list[i].Lo)}
-		}
-		v = seqnum.Max(v, r.list[i].Hi)
-	}
-	return seqnum.Range{Lo: v, Hi: limit}
 }
 
 // giveBack frees the memory of an empty set.

@@ -55,7 +55,7 @@ func TestBulk(t *testing.T) {
 		part := 20e6 / w.Now.Sub(start).Seconds() / line
 		again := float64(s.Retransmits) / float64(max(a.Out.Lost, 1))
 		t.Logf("%-30s %3.0f %% of the line, %d lost, %d sent again, %d recoveries, %d timeouts", tt.name, 100*part, a.Out.Lost, s.Retransmits, s.FastRecoveries, s.RTOs)
-		if part < tt.part || again > tt.surplus || s.RTOs > tt.rtos {
+		if part < tt.part || again > tt.surplus || uint64(s.RTOs) > tt.rtos {
 			t.Errorf("%s: %.2f of the line, %.2f sent again for each lost, %d timeouts", tt.name, part, again, s.RTOs)
 		}
 	}

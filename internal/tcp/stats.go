@@ -3,28 +3,30 @@ package tcp
 import "toehold/internal/tcb"
 
 // Stats counts what a Conn did since Restore. A segment is one on the wire: a
-// super-segment counts as many as it stands for.
+// super-segment counts as many as it stands for. What is rare has 32 bits, as in
+// Linux's tcp_info.
 type Stats struct {
-	SegsIn, SegsOut   uint64
-	BytesIn           uint64 // payload received in order
-	BytesOut          uint64 // payload sent for the first time
-	Retransmits       uint64 // segments
-	RTOs              uint64
-	FastRecoveries    uint64
-	TailProbes        uint64 // tail loss probes sent (RFC 8985, section 7)
-	BlackHoles        uint64 // times that the path was taken to drop large segments
-	PathProbes        uint64 // segments sent to see whether the path carries larger ones
-	DSACKs            uint64 // reports of octets received twice
-	Undos             uint64 // reductions of the window taken back
-	Probes            uint64 // window probes and keepalives sent
-	OutOfOrder        uint64 // segments received after a gap
-	DupIn             uint64 // segments received that held nothing new
-	PAWSDrops         uint64
-	OOODropped        uint64 // octets of out-of-order payload dropped at a limit
-	Challenges        uint64 // challenge ACKs sent (RFC 5961)
-	ChallengesLimited uint64 // challenge ACKs not sent because of their limit
-	SACKIgnored       uint64 // SACK blocks received that no range was free for
-	MarkedIn          uint64 // segments with new payload that came with CE (RFC 3168)
+	SegsIn, SegsOut uint64
+	BytesIn         uint64 // payload received in order
+	BytesOut        uint64 // payload sent for the first time
+	Retransmits     uint64 // segments
+	OutOfOrder      uint64 // segments received after a gap
+	DupIn           uint64 // segments received that held nothing new
+	OOODropped      uint64 // octets of out-of-order payload dropped at a limit
+	MarkedIn        uint64 // segments with new payload that came with CE (RFC 3168)
+
+	RTOs              uint32
+	FastRecoveries    uint32
+	TailProbes        uint32 // tail loss probes sent (RFC 8985, section 7)
+	BlackHoles        uint32 // times that the path was taken to drop large segments
+	PathProbes        uint32 // segments sent to see whether the path carries larger ones
+	DSACKs            uint32 // reports of octets received twice
+	Undos             uint32 // reductions of the window taken back
+	Probes            uint32 // window probes and keepalives sent
+	PAWSDrops         uint32
+	Challenges        uint32 // challenge ACKs sent (RFC 5961)
+	ChallengesLimited uint32 // challenge ACKs not sent because of their limit
+	SACKIgnored       uint32 // SACK blocks received that no range was free for
 }
 
 // Metrics is the state that tools show.

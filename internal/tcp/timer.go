@@ -16,8 +16,8 @@ type timerState struct {
 	active  mono.Time // when something last happened
 	sent    mono.Time // when new data was last sent
 	paced   mono.Time // nothing leaves before, when the window's algorithm paces
-	kind    timerKind // of rto
 	expired mono.Time // when the last retransmission timeout was that is not repaired yet, 0: none
+	kind    timerKind // of rto
 	backoff uint8     // doublings of the timeout
 	retries uint8     // timeouts since anything was acknowledged
 	probe   bool      // a probe is to be sent
