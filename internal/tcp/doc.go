@@ -49,7 +49,7 @@
 //
 // # What it costs
 //
-// A Conn is about 950 octets, of which 120 are counters, and its congestion
+// A Conn is about 940 octets, of which 120 are counters, and its congestion
 // control has 24 to 192 more. Spans wait in rings that grow as needed and are given back when the
 // connection has been idle for a second. One segment causes work in proportion
 // to its own spans, and at most maxFlights transmissions to look at, maxRanges
