@@ -167,7 +167,7 @@ func stage(f *fake) (*Env, *bytes.Buffer, *bytes.Buffer) {
 			}
 		},
 		Daemon: func(_ context.Context, o DaemonOptions, _ *Env) error {
-			return f.note("daemon %v socket=%s group=%q connections=%d memory=%d stale=%v level=%v controls=%v", o.Uplinks, o.Socket, o.Group, o.MaxConnections, o.Memory, o.StaleAfter, o.LogLevel, controls(o.Controls))
+			return f.note("daemon %v socket=%s group=%q connections=%d memory=%d stale=%v level=%v controls=%v", o.Uplinks, o.Socket, o.Group, o.MaxConnections, o.Memory, o.StaleAfter, o.LogLevel, o.Controls.String())
 		},
 		Device: func(_ context.Context, c device.Config) error {
 			return f.note("device %d %d %d %d %d header=%d connections=%d memory=%d", c.Socket, c.Uplink, c.HostPort, c.Control, c.Blocks, c.LinkHeader, c.MaxConnections, c.Memory)
@@ -348,12 +348,4 @@ func TestMicros(t *testing.T) {
 			t.Errorf("%d us are %q, want %q", tt.us, got, tt.want)
 		}
 	}
-}
-
-// controls is a flag's value; what the default is depends on the engine.
-func controls(c driver.Controls) string {
-	if c.String() == driver.DefaultControls().String() {
-		return "default"
-	}
-	return c.String()
 }

@@ -50,7 +50,6 @@ func daemonCommand(env *Env) *cobra.Command {
 	cmd.Flags().IntVar(&o.MaxConnections, "max-connections", defaultConnections, "connections that a device takes at most")
 	cmd.Flags().Int64Var(&o.Memory, "memory", defaultMemory, "octets of buffers that a device uses at most")
 	cmd.Flags().DurationVar(&o.StaleAfter, "stale-after", defaultStaleAfter, "age of its heartbeat at which a device counts as hung")
-	o.Controls = driver.DefaultControls()
 	cmd.Flags().Var(&o.Controls, "congestion-control", "congestion controls of the device other than the sockets' own, such as bbr=cubic; * stands for any not named")
 	level := cmd.Flags().String("log-level", "info", "debug, info, warn or error")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

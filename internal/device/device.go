@@ -218,8 +218,10 @@ func (d *Device) notTCP(now mono.Time, v wire.Verdict, raw rawFrame) {
 		d.stats.Unknown++
 		return
 	}
-	c.wire.PacketTooBig(now, c.segmentIn(t.MTU))
-	d.touch(c)
+	if mss, ok := c.segmentIn(t.MTU); ok {
+		c.wire.PacketTooBig(now, mss)
+		d.touch(c)
+	}
 }
 
 // sent reports that seq is in flight to the peer: who does not see the
@@ -228,23 +230,24 @@ func (c *conn) sent(seq seqnum.Value) bool {
 	return c.wire.SndUna().LessEq(seq) && seq.Less(c.wire.SndNxt())
 }
 
-// The least MTU that is believed: Linux ip_rt_min_pmtu, and what every IPv6
-// link has (RFC 8201, section 4).
+// The least MTUs: of IPv4 that Linux goes down to (ip_rt_min_pmtu), and what
+// every IPv6 link has.
 const (
 	leastMTU4 = 552
 	leastMTU6 = 1280
 )
 
-// segmentIn is the payload of a segment in a packet of mtu octets.
-func (c *conn) segmentIn(mtu uint32) uint32 {
+// segmentIn is the payload of a segment in a packet of mtu octets. It reports
+// false for an MTU that no IPv6 router can mean (RFC 8201, section 4).
+func (c *conn) segmentIn(mtu uint32) (uint32, bool) {
 	headers := uint32(20 + 20)
-	if mtu = max(mtu, leastMTU4); c.key.Family == 6 {
-		headers, mtu = 40+20, max(mtu, leastMTU6)
+	if c.key.Family == 6 {
+		headers += 20
 	}
 	if c.kernel.Flags&abi.FlagTimestamps != 0 {
 		headers += 12
 	}
-	return mtu - headers
+	return max(mtu, leastMTU4) - headers, c.key.Family == 4 || mtu >= leastMTU6
 }
 
 func (d *Device) frameFromHost(now mono.Time, raw rawFrame) {

@@ -13,6 +13,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"toehold/internal/abi"
+	"toehold/internal/flow"
 	"toehold/internal/seqnum"
 	"toehold/internal/testnet"
 	"toehold/internal/wire"
@@ -177,5 +179,33 @@ func unbelieving(t *testing.T, c *net.TCPConn) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// RFC 8201, section 4: "If a node receives a Packet Too Big message reporting a
+// next-hop MTU that is less than the IPv6 minimum link MTU, it must discard it."
+func TestSegmentIn(t *testing.T) {
+	for _, tt := range []struct {
+		family uint8
+		stamps bool
+		mtu    uint32
+		want   uint32
+		ok     bool
+	}{
+		{4, false, 1500, 1460, true},
+		{4, true, 1500, 1448, true},
+		{4, true, 68, 500, true},
+		{6, true, 1500, 1428, true},
+		{6, false, 1280, 1220, true},
+		{6, false, 1279, 0, false},
+		{6, true, 1 << 31, 1<<31 - 72, true},
+	} {
+		c := &conn{key: flow.Key{Family: tt.family}}
+		if tt.stamps {
+			c.kernel.Flags = abi.FlagTimestamps
+		}
+		if got, ok := c.segmentIn(tt.mtu); ok != tt.ok || ok && got != tt.want {
+			t.Errorf("%+v: %d, %v", tt, got, ok)
+		}
 	}
 }

@@ -13,15 +13,6 @@ import (
 // socket's own: by the socket's, "*" standing for each that is not named.
 type Controls map[string]string
 
-// DefaultControls is what holds unless the operator says otherwise: Cubic for
-// BBR, which many systems have as their default, where the engine has no BBR.
-func DefaultControls() Controls {
-	if tcp.Supports("bbr") {
-		return nil
-	}
-	return Controls{"bbr": "cubic"}
-}
-
 // ParseControls reads NAME=NAME[,NAME=NAME...], as String writes it.
 func ParseControls(text string) (Controls, error) {
 	c := make(Controls)
