@@ -209,7 +209,11 @@ func lawRun(w *tcptest.World, seed uint64) ([]*tcptest.Box, error) {
 	}
 	var err error
 	for range r.IntN(5) {
-		w.After(time.Duration(r.IntN(3000))*time.Millisecond, func() { err = errors.Join(err, a.Move(oa), b.Move(ob)) })
+		w.After(time.Duration(r.IntN(3000))*time.Millisecond, func() {
+			err = errors.Join(err, a.Move(oa), b.Move(ob))
+			a.Pump() // else what is unsent waits for nothing
+			b.Pump()
+		})
 	}
 	a.Pump()
 	b.Pump()
