@@ -46,7 +46,8 @@ type Device struct {
 	out       wire.Out
 	header    [wire.MaxHeaders]byte
 	whole     [1]frame.Span // a frame that is passed on
-	rest      tcb.Snapshot  // scratch
+	ranges    []seqnum.Range
+	rest      tcb.Snapshot // scratch
 	answers   map[answerKey][]abi.Answer
 	message   []byte
 	stats     Stats

@@ -160,6 +160,7 @@ func (d *Device) fromPeer(now mono.Time, c *conn, p *wire.Packet, raw rawFrame) 
 	}
 	c.doubt(now, &c.wire, &c.host, &c.gapsIn)
 	c.pump()
+	d.mirror(now, c, &p.Seg)
 	d.touch(c)
 }
 
