@@ -89,6 +89,23 @@ func TestWindowsCross(t *testing.T) {
 	}
 }
 
+// While the device has a connection the program's own window does not limit
+// it, whatever losses have made of it; at home it has the device's.
+func TestOwnWindowIsWide(t *testing.T) {
+	r := newRig(t)
+	p := r.connect(1, false)[0]
+	r.suffer(p)
+	r.moved(r.offload(p.selector()), 1)
+	h := r.show(p.selector()).Hardware
+	eventually(t, "the program's window is wide", func() bool { return p.info(t).Snd_cwnd >= max(8*h.Cwnd, 1024) })
+	p.exchange(t, "and it goes on")
+	r.moved(r.upload(p.selector()), 1)
+	if s := p.info(t); s.Snd_cwnd >= 1024 {
+		t.Errorf("at home: cwnd %d", s.Snd_cwnd)
+	}
+	p.exchange(t, "at home")
+}
+
 // A device that dies leaves the windows that it has published.
 func TestWindowsOfADeadDevice(t *testing.T) {
 	r := newRig(t)

@@ -20,8 +20,7 @@ type bbr struct {
 
 	minRTT   time.Duration // the least of the last minRTTLife; 0: not measured
 	minRTTAt mono.Time     // when it was
-	dipEnd   mono.Time     // when ProbeRTT has lasted long enough, 0: there is too much in flight yet
-	cycleAt  mono.Time     // when the phase of ProbeBW began
+	at       mono.Time     // when the phase of ProbeBW began; in ProbeRTT when it has lasted long enough, 0: there is too much in flight yet
 	roundEnd uint64        // the round ends when octets sent after so many were delivered are
 	quiet    uint64        // until so many are delivered the rate is ProbeRTT's, which says nothing
 	fullRate uint64        // the last that counted as growth in Startup
@@ -170,7 +169,7 @@ func (b *bbr) cycle(g *congestion, s sample) {
 		return
 	}
 	gain, _ := b.gains()
-	full := s.now.Sub(b.cycleAt) > b.minRTT
+	full := s.now.Sub(b.at) > b.minRTT
 	switch {
 	case gain > 1:
 		full = full && (s.lost > 0 || s.before+b.burst(g)*g.mss >= b.inflight(g, gain))
@@ -178,7 +177,7 @@ func (b *bbr) cycle(g *congestion, s sample) {
 		full = full || s.before <= b.inflight(g, 1)
 	}
 	if full {
-		b.phase, b.cycleAt = (b.phase+1)%uint8(len(probeGains)), s.now
+		b.phase, b.at = (b.phase+1)%uint8(len(probeGains)), s.now
 	}
 }
 
@@ -186,7 +185,7 @@ func (b *bbr) cycle(g *congestion, s sample) {
 // share a bottleneck probe together.
 func (b *bbr) enterProbeBW(s sample) {
 	spread := uint32(s.una) * 2654435769 >> 16
-	b.mode, b.cycleAt = tcb.BBRProbeBW, s.now
+	b.mode, b.at = tcb.BBRProbeBW, s.now
 	b.phase = uint8((8 - spread%7) % 8)
 }
 
@@ -222,7 +221,7 @@ func (b *bbr) updateMinRTT(g *congestion, s sample) {
 	}
 	if expired && !b.restarted && b.mode != tcb.BBRProbeRTT {
 		b.keep(g)
-		b.mode, b.dipEnd = tcb.BBRProbeRTT, 0
+		b.mode, b.at = tcb.BBRProbeRTT, 0
 	}
 	if b.mode == tcb.BBRProbeRTT {
 		b.dipInto(g, s)
@@ -236,9 +235,9 @@ func (b *bbr) updateMinRTT(g *congestion, s sample) {
 func (b *bbr) dipInto(g *congestion, s sample) {
 	b.quiet = s.total + uint64(s.inFlight)
 	switch {
-	case b.dipEnd == 0 && s.inFlight <= leastSegs*g.mss:
-		b.dipEnd, b.dipped, b.roundEnd = s.now.Add(dip), false, s.total
-	case b.dipEnd != 0:
+	case b.at == 0 && s.inFlight <= leastSegs*g.mss:
+		b.at, b.dipped, b.roundEnd = s.now.Add(dip), false, s.total
+	case b.at != 0:
 		b.dipped = b.dipped || b.newRound
 		if b.dipped {
 			b.surface(g, s)
@@ -248,7 +247,7 @@ func (b *bbr) dipInto(g *congestion, s sample) {
 
 // surface ends ProbeRTT when it is time.
 func (b *bbr) surface(g *congestion, s sample) {
-	if b.dipEnd == 0 || s.now <= b.dipEnd {
+	if b.at == 0 || s.now <= b.at {
 		return
 	}
 	b.minRTTAt = s.now

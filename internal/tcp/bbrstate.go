@@ -12,11 +12,14 @@ func (b *bbr) save(now mono.Time, s *tcb.Snapshot) {
 	pacing, cwnd := b.gains()
 	s.CC = "bbr"
 	s.CCState.BBR = tcb.BBR{
-		Mode: b.mode, CycleIndex: b.phase, CycleAge: max(now.Sub(b.cycleAt), 0),
+		Mode: b.mode, CycleIndex: b.phase,
 		MinRTT: b.minRTT, MinRTTAge: max(now.Sub(b.minRTTAt), 0),
 		Bandwidth: b.rates.max(), FullBandwidth: b.fullRate, FullCount: b.stalled, Filled: b.filled,
 		PacingGain: pacing, CwndGain: cwnd,
 		PriorCwnd: b.prior / mss, ExtraAcked: max(b.most[0], b.most[1]) / mss,
+	}
+	if b.mode == tcb.BBRProbeBW {
+		s.CCState.BBR.CycleAge = max(now.Sub(b.at), 0)
 	}
 	if b.policed {
 		s.CCState.BBR.LongTerm = b.policer
@@ -32,7 +35,7 @@ func (b *bbr) load(g *congestion, now mono.Time, s *tcb.Snapshot) {
 	}
 	b.minRTT, b.minRTTAt = min(max(s.MinRTT, 0), longestRTT), now
 	b.aggregation.begin(now)
-	b.cycleAt = now
+	b.at = now
 	g.ssthresh = unlimited
 	b.initPacing(g, s.SRTT)
 	if c.MinRTT > 0 {
@@ -44,11 +47,14 @@ func (b *bbr) load(g *congestion, now mono.Time, s *tcb.Snapshot) {
 // resume takes what was estimated.
 func (b *bbr) resume(now mono.Time, c *tcb.BBR, mss uint32) {
 	b.minRTT, b.minRTTAt = min(c.MinRTT, longestRTT), now.Add(-aged(c.MinRTTAge))
-	b.cycleAt = now.Add(-aged(c.CycleAge))
+	b.at = now.Add(-aged(c.CycleAge))
 	b.rates.add(0, min(c.Bandwidth, highestRate))
 	b.fullRate, b.stalled = min(c.FullBandwidth, highestRate), min(c.FullCount, stallRounds)
 	b.mode, b.phase, b.filled = min(c.Mode, tcb.BBRProbeRTT), c.CycleIndex%uint8(len(probeGains)), c.Filled
 	b.prior, b.most[0] = octetsOf(c.PriorCwnd, mss), octetsOf(c.ExtraAcked, mss)
+	if b.mode == tcb.BBRProbeRTT {
+		b.at = 0
+	}
 	if c.LongTerm > 0 {
 		b.policer, b.policed = min(c.LongTerm, highestRate), true
 	}

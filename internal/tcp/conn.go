@@ -186,7 +186,7 @@ func (c *Conn) State() tcb.State { return c.state }
 // OOO calls each for the spans received after a gap, in order. They are
 // borrowed.
 func (c *Conn) OOO(each func(seq seqnum.Value, s frame.Span)) {
-	q := &c.rcv.ooo
+	q := &c.rcv.after().ooo
 	for i := q.head; i != q.tail; i++ {
 		e := q.at(i)
 		each(e.seq, e.span())
@@ -207,7 +207,7 @@ func (c *Conn) Metrics(m *Metrics) {
 		SndWnd:   c.snd.window(),
 		RcvWnd:   distance(c.rcv.acked, c.rcv.edge),
 		HeldOut:  c.snd.held(),
-		HeldIn:   c.rcv.held + c.rcv.oooHeld,
+		HeldIn:   c.rcv.held + c.rcv.after().held,
 		MSS:      c.snd.mss,
 	}
 }

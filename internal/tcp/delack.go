@@ -79,7 +79,7 @@ func (c *Conn) scheduleAck(now mono.Time, atOnce bool) {
 	d := &r.delack
 	switch {
 	case c.through:
-		r.ackDue = r.ackDue || atOnce && !r.runs.empty()
+		r.ackDue = r.ackDue || atOnce && !r.after().runs.empty()
 	case atOnce || r.nxt.Sub(r.acked) > uint32(d.segment):
 		r.ackDue = true
 	case d.quick > 0 && !d.pingPong:

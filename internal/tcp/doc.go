@@ -49,9 +49,9 @@
 //
 // # What it costs
 //
-// A Conn is about 940 octets, of which 120 are counters, and its congestion
-// control has 24 to 192 more. Spans wait in rings that grow as needed and are given back when the
-// connection has been idle for a second. One segment causes work in proportion
+// A Conn is 840 octets, of which 120 are counters, and its congestion control
+// has 24 to 184 more. Spans wait in rings that grow as needed and are given back
+// when the connection has been idle for a second. One segment causes work in proportion
 // to its own spans, and at most maxFlights transmissions to look at, maxRanges
 // ranges or, after a gap, maxPending spans to move. What is received holds
 // memory within Options.MaxOOO after a gap and RcvBuf with MaxOOO in order, whole

@@ -4,8 +4,8 @@ import "unsafe"
 
 // Held is the memory of all rings and sets, in octets.
 func (c *Conn) Held() int {
-	entries := len(c.snd.q.ring) + len(c.rcv.in.ring) + len(c.rcv.ooo.ring)
-	return entries*int(unsafe.Sizeof(entry{})) + 8*cap(c.rcv.runs.list) + len(c.loss.ring)*int(unsafe.Sizeof(flight{}))
+	entries := len(c.snd.q.ring) + len(c.rcv.in.ring) + len(c.rcv.after().ooo.ring)
+	return entries*int(unsafe.Sizeof(entry{})) + 8*cap(c.rcv.after().runs.list) + len(c.loss.ring)*int(unsafe.Sizeof(flight{}))
 }
 
 // Miscounted is by how much the sums of memory held in order and after a gap
@@ -17,5 +17,5 @@ func (c *Conn) Miscounted() (in, ooo int) {
 		}
 		return n
 	}
-	return int(c.rcv.inMem) - memory(&c.rcv.in), int(c.rcv.oooMem) - memory(&c.rcv.ooo)
+	return int(c.rcv.inMem) - memory(&c.rcv.in), int(c.rcv.after().memory) - memory(&c.rcv.after().ooo)
 }

@@ -12,13 +12,18 @@ import (
 // pathState is what is known of the largest segment that the path carries
 // (RFC 1191, 8201 and 4821), in octets of payload.
 type pathState struct {
+	search  *pathSearch // nil: nothing is known to be less than told
+	told    uint32      // by SetMSS: what routes and the peer allow
+	probing bool        // Options.MTUProbing
+}
+
+// pathSearch is the search for what a path carries that carries less.
+type pathSearch struct {
 	next    mono.Time    // no probe before
-	told    uint32       // by SetMSS: what routes and the peer allow
-	ceiling uint32       // what the path was seen to carry, 0: nothing is known to be less than told
+	ceiling uint32       // what the path was seen to carry
 	high    uint32       // the search for more ends before it
 	size    uint32       // of the probe in flight, 0: none
 	lo      seqnum.Value // its first octet
-	probing bool         // Options.MTUProbing
 }
 
 const (
@@ -40,8 +45,8 @@ func (c *Conn) SetMSS(mss uint32) {
 
 func (c *Conn) resize() {
 	mss := c.path.told
-	if c.path.ceiling > 0 {
-		mss = min(mss, c.path.ceiling)
+	if s := c.path.search; s != nil {
+		mss = min(mss, s.ceiling)
 	}
 	if mss != c.snd.mss {
 		c.snd.mss = mss
@@ -63,8 +68,7 @@ func (c *Conn) PacketTooBig(now mono.Time, mss uint32) {
 
 // lower makes segments smaller until a time.
 func (c *Conn) lower(mss uint32, until mono.Time) {
-	p := &c.path
-	p.ceiling, p.high, p.size, p.next = mss, p.told+1, 0, until
+	c.path.search = &pathSearch{ceiling: mss, high: c.path.told + 1, next: until}
 	c.resize()
 }
 
@@ -100,29 +104,30 @@ func (c *Conn) blackHole(now mono.Time) {
 // candidate is the size of the next probe, 0 for none: half way to what is not
 // known to be too much; ten minutes after the search has ended it begins anew.
 func (p *pathState) candidate(now mono.Time) uint32 {
-	if p.ceiling == 0 || p.size != 0 || now < p.next {
+	s := p.search
+	if s.size != 0 || now < s.next {
 		return 0
 	}
-	if p.ceiling >= p.told {
-		p.ceiling = 0
+	if s.ceiling >= p.told {
+		p.search = nil
 		return 0
 	}
-	p.high = min(p.high, p.told+1)
-	if p.high-min(p.high, p.ceiling) <= probeFine {
-		p.high, p.next = p.told+1, now.Add(pathLife)
+	s.high = min(s.high, p.told+1)
+	if s.high-min(s.high, s.ceiling) <= probeFine {
+		s.high, s.next = p.told+1, now.Add(pathLife)
 		return 0
 	}
-	if p.high == p.told+1 {
+	if s.high == p.told+1 {
 		return p.told // what was there before, first
 	}
-	return (p.ceiling + p.high) / 2
+	return (s.ceiling + s.high) / 2
 }
 
 // outputPathProbe sends new data in one segment that is larger than the path
 // was seen to carry (RFC 4821, section 7.3), while nothing is known of losses
 // and more follows that would show the loss of it.
 func (c *Conn) outputPathProbe(now mono.Time, out *wire.Out) bool {
-	if c.path.ceiling == 0 {
+	if c.path.search == nil {
 		return false
 	}
 	s, n := &c.snd, c.path.candidate(now)
@@ -135,7 +140,7 @@ func (c *Conn) outputPathProbe(now mono.Time, out *wire.Out) bool {
 	}
 	mss := s.mss
 	s.mss = n // one segment
-	c.path.size, c.path.lo = n, s.nxt
+	c.path.search.size, c.path.search.lo = n, s.nxt
 	c.emitNew(now, out, n, false)
 	s.mss = mss
 	c.stats.PathProbes++
@@ -145,8 +150,8 @@ func (c *Conn) outputPathProbe(now mono.Time, out *wire.Out) bool {
 // pathProbed looks what has become of the probe in flight, before anything else
 // is made of an acknowledgment.
 func (c *Conn) pathProbed() {
-	p := &c.path
-	if p.size == 0 || c.snd.una.Less(p.lo.Add(p.size)) {
+	p := c.path.search
+	if p == nil || p.size == 0 || c.snd.una.Less(p.lo.Add(p.size)) {
 		return
 	}
 	p.ceiling, p.size = p.size, 0
@@ -157,8 +162,8 @@ func (c *Conn) pathProbed() {
 // that is no sign of congestion (RFC 4821, section 7.5). It is sent again in
 // smaller segments.
 func (c *Conn) probeLost(now mono.Time) bool {
-	p, l := &c.path, &c.loss
-	if p.size == 0 || l.lost > p.size {
+	p, l := c.path.search, &c.loss
+	if p == nil || p.size == 0 || l.lost > p.size {
 		return false
 	}
 	if i := l.find(p.lo); i == l.tail || !l.at(i).missing() {

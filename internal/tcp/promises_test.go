@@ -96,18 +96,18 @@ func (c *Conn) keepsOrder() error {
 func (c *Conn) keepsGaps() error {
 	r := &c.rcv
 	at, held := r.nxt+1, uint32(0)
-	for i := r.ooo.head; i != r.ooo.tail; i++ {
-		e := r.ooo.at(i)
-		if e.len == 0 || e.seq.Less(at) || !r.runs.has(seqnum.Range{Lo: e.seq, Hi: e.end()}) {
+	for i := r.after().ooo.head; i != r.after().ooo.tail; i++ {
+		e := r.after().ooo.at(i)
+		if e.len == 0 || e.seq.Less(at) || !r.after().runs.has(seqnum.Range{Lo: e.seq, Hi: e.end()}) {
 			return fmt.Errorf("%d octets at %d after a gap, rcv.nxt %d", e.len, e.seq, r.nxt)
 		}
 		at, held = e.end(), held+e.len
 	}
-	if in, ooo := c.Miscounted(); in != 0 || ooo != 0 || held != r.oooHeld {
-		return fmt.Errorf("counts %d and %d octets of memory more than it holds, %d octets of %d", in, ooo, r.oooHeld, held)
+	if in, ooo := c.Miscounted(); in != 0 || ooo != 0 || held != r.after().held {
+		return fmt.Errorf("counts %d and %d octets of memory more than it holds, %d octets of %d", in, ooo, r.after().held, held)
 	}
-	if r.oooMem > r.maxOOO || r.ooo.len() > maxPending || len(r.runs.list) > maxRanges {
-		return fmt.Errorf("%d octets of memory, %d spans, %d ranges after a gap", r.oooMem, r.ooo.len(), len(r.runs.list))
+	if r.after().memory > r.maxOOO || r.after().ooo.len() > maxPending || len(r.after().runs.list) > maxRanges {
+		return fmt.Errorf("%d octets of memory, %d spans, %d ranges after a gap", r.after().memory, r.after().ooo.len(), len(r.after().runs.list))
 	}
 	return nil
 }
@@ -129,7 +129,7 @@ func (c *Conn) keepsGone() error {
 	if !c.live && c.state != tcb.Closed {
 		return fmt.Errorf("state %v", c.state)
 	}
-	if !c.live && (!c.snd.q.empty() || !c.rcv.ooo.empty() || c.loss.len() > 0 || c.Deadline() != 0) {
+	if !c.live && (!c.snd.q.empty() || !c.rcv.after().ooo.empty() || c.loss.len() > 0 || c.Deadline() != 0) {
 		return errors.New("it holds something")
 	}
 	return nil

@@ -105,10 +105,3 @@ func (r *ranges) cutFrom(v seqnum.Value) {
 		r.list[n-1].Hi = seqnum.Min(r.list[n-1].Hi, v)
 	}
 }
-
-// giveBack frees the memory of an empty set.
-func (r *ranges) giveBack() {
-	if r.empty() {
-		*r = ranges{}
-	}
-}

@@ -29,7 +29,7 @@ func (c *Conn) outOfOrder(now mono.Time, seg *wire.Segment, seq seqnum.Value, p 
 	if whole.Empty() {
 		return 0
 	}
-	if r.runs.has(whole) {
+	if r.after().runs.has(whole) {
 		c.stats.DupIn += count(p.Len, uint32(seg.Size))
 		r.report(whole)
 		r.touch(seq)
@@ -40,7 +40,7 @@ func (c *Conn) outOfOrder(now mono.Time, seg *wire.Segment, seq seqnum.Value, p 
 		r.store(seq, p)
 	}
 	if fin {
-		r.runs.add(seqnum.Range{Lo: r.finSeq, Hi: r.finSeq + 1})
+		r.gap().runs.add(seqnum.Range{Lo: r.finSeq, Hi: r.finSeq + 1})
 	}
 	r.touch(seq)
 	c.stats.OOODropped += uint64(r.shed())
@@ -50,7 +50,8 @@ func (c *Conn) outOfOrder(now mono.Time, seg *wire.Segment, seq seqnum.Value, p 
 // store puts p among the spans after a gap, in place of those that it covers,
 // without what their neighbours have already. It takes over p's reference.
 func (r *recvState) store(seq seqnum.Value, p frame.Span) {
-	q := &r.ooo
+	g := r.gap()
+	q := &g.ooo
 	i := q.find(seq)
 	if i != q.tail && q.at(i).seq.Less(seq) {
 		skip := q.at(i).end().Sub(seq)
@@ -63,7 +64,7 @@ func (r *recvState) store(seq seqnum.Value, p frame.Span) {
 	}
 	j := i
 	for ; j != q.tail && q.at(j).end().LessEq(seq.Add(p.Len)); j++ {
-		r.uncount(q.at(j))
+		g.uncount(q.at(j))
 	}
 	if j != q.tail {
 		p.Len = min(p.Len, q.at(j).seq.Sub(seq))
@@ -72,30 +73,30 @@ func (r *recvState) store(seq seqnum.Value, p frame.Span) {
 		p.Buf.Release()
 		return
 	}
-	r.oooHeld += p.Len
-	r.oooMem += uint32(p.Buf.Cap())
+	g.held += p.Len
+	g.memory += uint32(p.Buf.Cap())
 	q.put(i, j, p, seq)
-	r.runs.add(seqnum.Range{Lo: seq, Hi: seq.Add(p.Len)})
+	g.runs.add(seqnum.Range{Lo: seq, Hi: seq.Add(p.Len)})
 }
 
 // uncount takes e, which leaves ooo, out of the sums. A span counts for its
 // whole buffer, however little of it it is.
-func (r *recvState) uncount(e *entry) {
-	r.oooHeld -= e.len
-	r.oooMem -= uint32(e.buf.Cap())
+func (g *gapState) uncount(e *entry) {
+	g.held -= e.len
+	g.memory -= uint32(e.buf.Cap())
 }
 
 // shed drops the furthest spans while there are too many, and returns the
 // octets dropped. They are not acknowledged cumulatively, so the peer sends
 // them again (RFC 2018, section 8).
 func (r *recvState) shed() uint32 {
-	n := uint32(0)
-	for !r.ooo.empty() && (r.oooMem > r.maxOOO || r.ooo.len() > maxPending || len(r.runs.list) > maxRanges-2) {
-		last := r.ooo.last()
+	g, n := r.after(), uint32(0)
+	for !g.ooo.empty() && (g.memory > r.maxOOO || g.ooo.len() > maxPending || len(g.runs.list) > maxRanges-2) {
+		last := g.ooo.last()
 		n += last.len
-		r.uncount(last)
-		r.runs.cutFrom(last.seq)
-		r.ooo.dropLast()
+		g.uncount(last)
+		g.runs.cutFrom(last.seq)
+		g.ooo.dropLast()
 	}
 	return n
 }
@@ -103,22 +104,23 @@ func (r *recvState) shed() uint32 {
 // join moves what has become contiguous to what is in order and reports
 // whether there is, or was, anything after a gap.
 func (r *recvState) join() bool {
-	if r.ooo.empty() && r.runs.empty() {
+	g := r.gaps
+	if g == nil || g.ooo.empty() && g.runs.empty() {
 		return false
 	}
-	for q := &r.ooo; !q.empty() && q.at(q.head).seq.LessEq(r.nxt); q.head++ {
-		r.joinFirst(q.at(q.head))
+	for q := &g.ooo; !q.empty() && q.at(q.head).seq.LessEq(r.nxt); q.head++ {
+		r.joinFirst(g, q.at(q.head))
 	}
-	r.runs.cutBefore(r.nxt)
-	if r.runs.empty() {
-		r.nrecent = 0
+	g.runs.cutBefore(r.nxt)
+	if g.runs.empty() {
+		g.n = 0
 	}
 	return true
 }
 
 // joinFirst moves e, which starts at rcv.nxt or before it.
-func (r *recvState) joinFirst(e *entry) {
-	r.uncount(e)
+func (r *recvState) joinFirst(g *gapState, e *entry) {
+	g.uncount(e)
 	skip := r.nxt.Sub(e.seq)
 	if skip >= e.len {
 		e.buf.Release()
@@ -131,8 +133,8 @@ func (r *recvState) joinFirst(e *entry) {
 
 // dropOOO releases everything after a gap.
 func (r *recvState) dropOOO() {
-	r.ooo.clear()
-	r.ooo.giveBack()
-	r.runs = ranges{}
-	r.oooHeld, r.oooMem, r.nrecent = 0, 0, 0
+	if r.gaps != nil {
+		r.gaps.ooo.clear()
+		r.gaps = nil
+	}
 }

@@ -10,12 +10,9 @@ import (
 
 // recvState is the receive sequence space.
 type recvState struct {
-	in  queue // received in order, not yet handed out
-	ooo queue // received after a gap
-
-	runs   ranges          // what is in ooo, and a FIN after a gap
-	recent [4]seqnum.Value // an octet of each run that a SACK block reports, latest first
-	dsack  seqnum.Range    // duplicate to report once (RFC 2883)
+	in    queue        // received in order, not yet handed out
+	gaps  *gapState    // what was received after a gap; nil: nothing, since the connection last rested
+	dsack seqnum.Range // duplicate to report once (RFC 2883)
 
 	nxt     seqnum.Value // rcv.nxt
 	acked   seqnum.Value // acknowledged; with Through what may be
@@ -27,13 +24,10 @@ type recvState struct {
 	delack  delackState
 	auto    *autotune // nil: buffer stays as it is
 	held    uint32    // octets in in
-	oooHeld uint32    // octets in ooo
 	inMem   uint32    // memory that the buffers of in hold, octets
-	oooMem  uint32    // and those of ooo
-	maxOOO  uint32    // bound of oooMem
+	maxOOO  uint32    // bound of gapState.memory
 	buffer  uint32    // octets, not Through
 	sentWnd uint16    // window field of the last segment sent
-	nrecent uint8
 	wscale  uint8
 
 	finSeen bool // finSeq is known
@@ -41,6 +35,36 @@ type recvState struct {
 	ackDue  bool
 	sack    bool // negotiated
 	update  bool // the window may have opened by what Next took
+}
+
+// gapState is what was received after a gap. Most connections have nothing.
+type gapState struct {
+	ooo    queue           // the payload
+	runs   ranges          // what is in ooo, and a FIN after a gap
+	recent [4]seqnum.Value // an octet of each run that a SACK block reports, latest first
+	held   uint32          // octets in ooo
+	memory uint32          // that the buffers of ooo hold, octets
+	n      uint8           // of recent
+}
+
+// noGaps is what a connection has that received nothing after a gap. Nobody
+// writes to it.
+var noGaps gapState
+
+// after is what was received after a gap, to be looked at.
+func (r *recvState) after() *gapState {
+	if r.gaps == nil {
+		return &noGaps
+	}
+	return r.gaps
+}
+
+// gap is the same, to be changed.
+func (r *recvState) gap() *gapState {
+	if r.gaps == nil {
+		r.gaps = new(gapState)
+	}
+	return r.gaps
 }
 
 func (r *recvState) restore(s *tcb.Snapshot, o Options) {
@@ -71,8 +95,9 @@ func (r *recvState) snapshot(s *tcb.Snapshot) {
 }
 
 func (r *recvState) spans(list []tcb.OOOSpan) []tcb.OOOSpan {
-	for i := r.ooo.head; i != r.ooo.tail; i++ {
-		e := r.ooo.at(i)
+	q := &r.after().ooo
+	for i := q.head; i != q.tail; i++ {
+		e := q.at(i)
 		list = append(list, tcb.OOOSpan{Seq: e.seq, Span: e.span()})
 	}
 	return list
@@ -170,10 +195,11 @@ func (c *Conn) noteFIN(seq seqnum.Value) bool {
 
 // highest is the end of all payload received.
 func (r *recvState) highest() seqnum.Value {
-	if r.ooo.empty() {
+	q := &r.after().ooo
+	if q.empty() {
 		return r.nxt
 	}
-	return r.ooo.last().end()
+	return q.last().end()
 }
 
 // duplicate answers what was received before. The sender may have lost our

@@ -22,7 +22,9 @@ func (c *Conn) retransmissionTimeout(now mono.Time) {
 		c.renege()
 	}
 	l.phase, l.recover, l.dupAcks, l.force, l.tlp = timedOut, s.nxt, 0, true, tlpState{}
-	c.path.size = 0
+	if p := c.path.search; p != nil {
+		p.size = 0
+	}
 	c.blackHole(now)
 	c.loseAll(now)
 	if c.cc.algorithm != nil {

@@ -8,19 +8,23 @@ import (
 // touch remembers that seq arrived after a gap, so that the next SACK option
 // reports its run first (RFC 2018, section 4).
 func (r *recvState) touch(seq seqnum.Value) {
-	run, ok := r.runs.covering(seq)
+	g := r.gaps
+	if g == nil {
+		return
+	}
+	run, ok := g.runs.covering(seq)
 	if !ok {
 		return
 	}
-	kept := [len(r.recent)]seqnum.Value{seq}
+	kept := [len(g.recent)]seqnum.Value{seq}
 	n := 1
-	for _, v := range r.recent[:r.nrecent] {
+	for _, v := range g.recent[:g.n] {
 		if n < len(kept) && !run.Contains(v) {
 			kept[n] = v
 			n++
 		}
 	}
-	r.recent, r.nrecent = kept, uint8(n)
+	g.recent, g.n = kept, uint8(n)
 }
 
 // report remembers a duplicate for the next SACK option (RFC 2883).
@@ -41,7 +45,7 @@ func blocks(stamps bool) int {
 
 // sackDue reports whether a pure acknowledgment would carry SACK blocks.
 func (r *recvState) sackDue() bool {
-	return r.sack && (r.nrecent > 0 || !r.dsack.Empty())
+	return r.sack && (r.after().n > 0 || !r.dsack.Empty())
 }
 
 // fillSACK writes the SACK option of an acknowledgment.
@@ -53,8 +57,9 @@ func (r *recvState) fillSACK(seg *wire.Segment, room int) {
 		r.fillDSACK(seg)
 		r.dsack = seqnum.Range{}
 	}
-	for _, v := range r.recent[:r.nrecent] {
-		if run, ok := r.runs.covering(v); ok && seg.NSACK < room {
+	g := r.after()
+	for _, v := range g.recent[:g.n] {
+		if run, ok := g.runs.covering(v); ok && seg.NSACK < room {
 			r.addBlock(seg, run)
 		}
 	}
@@ -76,7 +81,7 @@ func (r *recvState) addBlock(seg *wire.Segment, run seqnum.Range) {
 // as an ordinary block: it is left out (RFC 2883, section 4).
 func (r *recvState) fillDSACK(seg *wire.Segment) {
 	d := r.dsack
-	if run, ok := r.runs.covering(d.Lo); ok && d.Hi.LessEq(run.Hi) {
+	if run, ok := r.after().runs.covering(d.Lo); ok && d.Hi.LessEq(run.Hi) {
 		seg.SACK[0], seg.SACK[1], seg.NSACK = d, run, 2
 		return
 	}

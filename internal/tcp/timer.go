@@ -93,10 +93,11 @@ func (c *Conn) rest(now mono.Time) {
 		return
 	}
 	c.timer.idle = 0
-	for _, q := range [...]*queue{&c.snd.q, &c.rcv.in, &c.rcv.ooo} {
-		q.giveBack()
+	c.snd.q.giveBack()
+	c.rcv.in.giveBack()
+	if g := c.rcv.gaps; g != nil && g.ooo.empty() && g.runs.empty() {
+		c.rcv.gaps = nil
 	}
-	c.rcv.runs.giveBack()
 	c.loss.giveBack()
 }
 
