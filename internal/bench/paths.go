@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"toehold/internal/control"
 	"toehold/internal/driver"
 	"toehold/internal/rig"
 	"toehold/internal/testnet"
@@ -234,12 +235,22 @@ func (b *bench) transfer(ctx context.Context, c cell, seed uint64, onDevice bool
 	return b.carry(ctx, c, seed, conn)
 }
 
-// offload moves one connection to the device.
+// offload moves one connection to the device, as soon as the host knows it: the
+// last segment of the handshake may be late on a busy machine.
 func (b *bench) offload(ctx context.Context, conn net.Conn) error {
-	_, err := expect(ctx, 1, func(ctx context.Context, _ driver.Selector) (driver.Result, error) {
+	move := func(ctx context.Context, _ driver.Selector) (driver.Result, error) {
 		return b.rig.Offload(ctx, rig.Peer(rig.Address(conn.LocalAddr())))
-	})
-	return err
+	}
+	for end := time.Now().Add(moveDeadline); ; {
+		_, err := expect(ctx, 1, move)
+		var unknown *control.Error
+		if !errors.As(err, &unknown) || unknown.Kind != control.NoMatch || time.Now().After(end) {
+			return err
+		}
+		if err := wait(ctx, 5*time.Millisecond); err != nil {
+			return err
+		}
+	}
 }
 
 // carry lets one end send, and counts at the peer: what it has received in
