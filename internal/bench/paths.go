@@ -126,12 +126,16 @@ func (o *PathOptions) cells() (all []cell) {
 
 // paths measures the cells, and how idle the processors are meanwhile.
 func (b *bench) paths(ctx context.Context) error {
+	all := b.Paths.cells()
+	if len(all) == 0 {
+		return fmt.Errorf("no path matches %q", b.Paths.Match)
+	}
 	begin := time.Now()
 	before, err := machineCPU()
 	if err != nil {
 		return err
 	}
-	if err := b.cells(ctx, b.Paths.cells()); err != nil {
+	if err := b.cells(ctx, all); err != nil {
 		return err
 	}
 	after, err := machineCPU()

@@ -186,5 +186,8 @@ func optionsOf(k *driver.KernelPart) string {
 	if k.SACK {
 		options = append(options, "sack")
 	}
+	if k.ECN {
+		options = append(options, "ecn")
+	}
 	return strings.Join(options, " ")
 }

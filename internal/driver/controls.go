@@ -19,8 +19,10 @@ func ParseControls(text string) (Controls, error) {
 	for _, pair := range strings.Split(text, ",") {
 		from, to, ok := strings.Cut(pair, "=")
 		switch {
-		case !ok || from == "" || len(from) > tcb.MaxName:
+		case !ok || from == "":
 			return nil, fmt.Errorf("%q is not of the form NAME=NAME", pair)
+		case len(from) > tcb.MaxName:
+			return nil, fmt.Errorf("%q is longer than the %d octets of a congestion control's name", from, tcb.MaxName)
 		case c[from] != "":
 			return nil, fmt.Errorf("%s is named twice", from)
 		case !tcp.Supports(to):

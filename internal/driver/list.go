@@ -188,7 +188,7 @@ func kernelPart(k *abi.KernelState) KernelPart {
 		SndWscale: k.SndWscale, RcvWscale: k.RcvWscale, MSS: k.MSS, RTT: k.SRTT, RTTVar: k.RTTVar, RTO: k.RTO,
 		Cwnd: k.SndCwnd, Ssthresh: k.SndSsthresh, Retransmits: k.Retransmits,
 		BytesSent: k.BytesSent, BytesReceived: k.BytesReceived,
-		Timestamps: k.Flags&abi.FlagTimestamps != 0, SACK: k.Flags&abi.FlagSACK != 0,
+		Timestamps: k.Flags&abi.FlagTimestamps != 0, SACK: k.Flags&abi.FlagSACK != 0, ECN: k.Flags&abi.FlagECN != 0,
 	}
 }
 

@@ -78,6 +78,7 @@ type KernelPart struct {
 	BytesReceived     uint64 `json:"bytes_received"`
 	Timestamps        bool   `json:"timestamps"`
 	SACK              bool   `json:"sack"`
+	ECN               bool   `json:"ecn"`
 	PathMTU           uint32 `json:"path_mtu"` // as the device was told, 0 in the kernel
 }
 

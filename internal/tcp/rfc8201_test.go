@@ -27,24 +27,3 @@ func TestRFC8201(t *testing.T) {
 			show => established una=0 nxt=14000 end=14000 edge=64000 rcv=0 acked=0 cwnd=20 ssthresh=16 recovery=2 rto=300ms held=14000/0`},
 	})
 }
-
-func TestRFC4821(t *testing.T) {
-	checkRules(t, []rule{
-		{"7.7", "If ... full-stop timeouts ... the Packetization Layer should reduce its MTU: a path may have become a black hole for large packets.", `
-			conn mss=1400 srtt=100 probing cc=reno
-			send n=1400
-			wait ms=300
-			wait ms=600  => 900ms: seq=0 len=1400 psh ack=0 win=65535
-			wait ms=1200 => 2.1s: seq=0 len=700 ack=0 win=65535`},
-		{"7.5", "The loss of a probe is no indication of congestion: the window is not reduced for it.", `
-			conn sack mss=1400 srtt=100 probing cwnd=100
-			send n=1400
-			too-big size=700
-			recv ack=1400
-			wait ms=600000
-			send n=14000
-			wait ms=100
-			recv ack=1400 sack=2800-15400 => 10m0.1s: seq=1400 len=1400 size=700 ack=0 win=65535
-			show => established una=1400 nxt=15400 end=15400 edge=65400 rcv=0 acked=0 cwnd=200 ssthresh=2147483647 recovery=2 rto=300ms held=14000/0`},
-	})
-}
