@@ -140,10 +140,13 @@ func (c *Conn) outputPathProbe(now mono.Time, out *wire.Out) bool {
 	}
 	mss := s.mss
 	s.mss = n // one segment
-	c.path.search.size, c.path.search.lo = n, s.nxt
+	lo := s.nxt
 	c.emitNew(now, out, n, false)
 	s.mss = mss
-	c.stats.PathProbes++
+	if out.Length > mss { // one of many small pieces may hold less
+		c.path.search.size, c.path.search.lo = out.Length, lo
+		c.stats.PathProbes++
+	}
 	return true
 }
 
@@ -158,6 +161,15 @@ func (c *Conn) pathProbed() {
 	c.resize()
 }
 
+// probeInconclusive is called when [lo, hi) is sent again: what becomes of the
+// octets of a probe then says nothing of its size. Another one follows later
+// (RFC 4821, section 7.6.2).
+func (c *Conn) probeInconclusive(now mono.Time, lo, hi seqnum.Value) {
+	if p := c.path.search; p != nil && p.size != 0 && lo.Less(p.lo.Add(p.size)) && p.lo.Less(hi) {
+		p.size, p.next = 0, now.Add(probePause)
+	}
+}
+
 // probeLost reports that nothing but the probe is lost: it was too large, and
 // that is no sign of congestion (RFC 4821, section 7.5). It is sent again in
 // smaller segments.
@@ -168,6 +180,11 @@ func (c *Conn) probeLost(now mono.Time) bool {
 	}
 	if i := l.find(p.lo); i == l.tail || !l.at(i).missing() {
 		return false
+	}
+	for i, end := l.find(p.lo), p.lo.Add(p.size); i != l.tail && l.at(i).lo.Less(end); i++ {
+		if x := l.at(i); !x.is(sacked) && !x.missing() { // without SACK only its beginning is
+			c.lose(x)
+		}
 	}
 	p.high, p.size = p.size, 0
 	l.phase, l.recover, l.frto, l.undo.armed, l.undo.due = timedOut, c.snd.nxt, false, false, false

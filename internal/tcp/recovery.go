@@ -335,6 +335,7 @@ func (c *Conn) nextMissing() seqnum.Range {
 func (c *Conn) sentAgain(now mono.Time, lo, hi seqnum.Value) {
 	l := &c.loss
 	idle := c.pipe() == 0
+	c.probeInconclusive(now, lo, hi)
 	i := l.find(lo)
 	if i != l.tail && l.at(i).lo.Less(lo) && !l.at(i).is(sacked) && l.split(i, lo) {
 		i++
