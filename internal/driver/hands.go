@@ -9,6 +9,7 @@ import (
 	"toehold/internal/flow"
 	"toehold/internal/handover"
 	"toehold/internal/shm"
+	"toehold/internal/tcb"
 )
 
 // An uplink is the handover.Hands of its table.
@@ -41,13 +42,20 @@ func (u *uplink) Unsteer(keys []flow.Key) error {
 	return u.set.Unsteer(keys)
 }
 
+// startCwnd is the congestion window, in segments, of a path of which nothing is
+// known (RFC 6928).
+const startCwnd = 10
+
 // Inherit hands over the congestion windows that the device last published,
-// of connections that it owned.
+// of connections that it owned. A device that died while it wrote has left none
+// to read: a window that was made wide (leash.go) starts anew then.
 func (u *uplink) Inherit(conns []*handover.Conn) {
 	list := make([]bpf.Window, 0, len(conns))
 	for _, c := range conns {
 		if h := u.hardware(c.HWID); h != nil && h.Cwnd != 0 {
 			list = append(list, bpf.Window{Key: c.Key, Cwnd: h.Cwnd, Ssthresh: h.Ssthresh})
+		} else if c.Leash != 0 {
+			list = append(list, bpf.Window{Key: c.Key, Cwnd: startCwnd, Ssthresh: tcb.NoThreshold})
 		}
 	}
 	u.heirs.add(list)

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"toehold/internal/bpf"
+	"toehold/internal/handover"
+	"toehold/internal/tcb"
 )
 
 // Whoever waits goes on when what was added is done, when all ends, and when
@@ -37,5 +39,17 @@ func TestHeirsAreBounded(t *testing.T) {
 	}
 	if len(h.list) != mostHeirs {
 		t.Errorf("%d in the list, at most %d may be", len(h.list), mostHeirs)
+	}
+}
+
+// A device that died while it wrote has left nothing that can be read. What was
+// made wide is not left wide for that.
+func TestWideWindowsDoNotOutliveTheDevice(t *testing.T) {
+	u := &uplink{heirs: newHeirs()}
+	wide, own := numbered(1).Key(), numbered(2).Key()
+	u.Inherit([]*handover.Conn{{Key: wide, Leash: 4096}, {Key: own}})
+	want := bpf.Window{Key: wide, Cwnd: 10, Ssthresh: tcb.NoThreshold}
+	if list, _, _ := u.heirs.take(); len(list) != 1 || list[0] != want {
+		t.Errorf("windows to set: %v, want %v", list, want)
 	}
 }
