@@ -163,7 +163,7 @@ func (c *Conn) pathProbed() {
 
 // probeInconclusive is called when [lo, hi) is sent again: what becomes of the
 // octets of a probe then says nothing of its size. Another one follows later
-// (RFC 4821, section 7.6.2).
+// (RFC 4821, section 7.6).
 func (c *Conn) probeInconclusive(now mono.Time, lo, hi seqnum.Value) {
 	if p := c.path.search; p != nil && p.size != 0 && lo.Less(p.lo.Add(p.size)) && p.lo.Less(hi) {
 		p.size, p.next = 0, now.Add(probePause)
