@@ -35,6 +35,9 @@ func fuzzLaw(f *testing.F, do run) {
 		w.Rand = rand.New(&chances{feed: in})
 		w.Check = promised
 		boxes, err := do(w, 0)
+		if errors.Is(err, errNoEnd) {
+			err = nil // the input may lose every segment
+		}
 		if err := errors.Join(err, leaks(w, boxes)); err != nil {
 			t.Fatal(err)
 		}

@@ -163,7 +163,7 @@ func urges(w *tcptest.World, b *tcptest.Box) {
 		do := []func(){
 			b.AckNow, b.Probe, b.FlushAll,
 			func() { b.SetNoDelay(on) }, func() { b.SetCork(on) }, func() { b.SetQuickAck(on) },
-			func() { b.SetKeepalive(w.Now, tcp.Keepalive{Idle: time.Second, Interval: time.Second, Count: 255}) },
+			func() { b.SetKeepalive(w.Now, tcp.Keepalive{Idle: time.Second, Interval: 24 * time.Hour, Count: 255}) }, // too slow to give up
 		}[r.IntN(7)]
 		w.After(time.Duration(r.IntN(3000))*time.Millisecond, func() { do(); b.Pump() })
 	}
@@ -220,6 +220,9 @@ func lawRun(w *tcptest.World, seed uint64) ([]*tcptest.Box, error) {
 	return boxes, finish(w, a, b, func() error { return err })
 }
 
+// errNoEnd is a connection that did not come to its end in the time it had.
+var errNoEnd = errors.New("no end")
+
 // finish runs until both ends are done or something is wrong.
 func finish(w *tcptest.World, a, b *tcptest.End, wrong func() error) error {
 	n, broken := 0, error(nil)
@@ -230,7 +233,7 @@ func finish(w *tcptest.World, a, b *tcptest.End, wrong func() error) error {
 		return errors.Join(a.Err, b.Err, broken, wrong())
 	}
 	if !w.Run(30*24*time.Hour, 1<<23, func() bool { return a.Done() && b.Done() || failed() != nil }) {
-		return fmt.Errorf("no end: %s wrote %d of %d, read %d of %d; %s wrote %d of %d, read %d of %d", a.Name, a.Wrote, len(a.Source), a.Read, len(a.Want),
+		return fmt.Errorf("%w: %s wrote %d of %d, read %d of %d; %s wrote %d of %d, read %d of %d", errNoEnd, a.Name, a.Wrote, len(a.Source), a.Read, len(a.Want),
 			b.Name, b.Wrote, len(b.Source), b.Read, len(b.Want))
 	}
 	return failed()
