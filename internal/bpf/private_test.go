@@ -84,7 +84,11 @@ func TestProbeOfCubic(t *testing.T) {
 	stop := n.Peer.Lose(t, n.PeerIf, 60)
 	send(t, set, n.Host, s, peer, 10<<20)
 	stop()
-	k := send(t, set, n.Host, s, peer, 10<<20)
+	var k abi.KernelState
+	eventually(t, "an epoch has begun", func() bool { // which needs a window that is used up
+		k = send(t, set, n.Host, s, peer, 10<<20)
+		return k.Cubic.InEpoch != 0
+	})
 	q := k.Cubic
 	near := func(want float64) bool {
 		d := float64(k.SndSsthresh) - want*717/1024
