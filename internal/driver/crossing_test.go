@@ -99,9 +99,10 @@ func TestOwnWindowIsWide(t *testing.T) {
 	h := r.show(p.selector()).Hardware
 	eventually(t, "the program's window is wide", func() bool { return p.info(t).Snd_cwnd >= max(8*h.Cwnd, 1024) })
 	p.exchange(t, "and it goes on")
+	h = r.show(p.selector()).Hardware
 	r.moved(r.upload(p.selector()), 1)
-	if s := p.info(t); s.Snd_cwnd >= 1024 {
-		t.Errorf("at home: cwnd %d", s.Snd_cwnd)
+	if s := p.info(t); s.Snd_cwnd != h.Cwnd || s.Snd_ssthresh != h.Ssthresh {
+		t.Errorf("at home: cwnd %d, ssthresh %d; device had %d, %d", s.Snd_cwnd, s.Snd_ssthresh, h.Cwnd, h.Ssthresh)
 	}
 	p.exchange(t, "at home")
 }
