@@ -18,6 +18,7 @@ var update = flag.Bool("update", false, "write testdata/layout.txt; change Versi
 var shared = []any{
 	flow.Key{}, FlowEntry{}, Control{}, KernelState{}, KernelPart{}, SocketPart{}, HardwarePart{}, Block{},
 	Header{}, Greeting{}, Offer{}, Command{}, Answer{},
+	PolicyTerm{}, PolicyTable{}, PolicyFacts{},
 }
 
 // layout writes every field's offset, size and type, and the constants that
