@@ -41,6 +41,7 @@ const (
 	settle        = 300 * time.Millisecond // after a move, before it is measured
 	listenTimeout = 10 * time.Second
 	moveDeadline  = 20 * time.Second
+	closeTimeout  = 10 * time.Second
 	// A device that other load keeps off the processors is to be measured,
 	// not replaced.
 	staleAfter = "5s"
@@ -210,9 +211,28 @@ func (b *bench) progress(format string, args ...any) {
 	fmt.Fprintf(b.Progress, format+"\n", args...)
 }
 
-// toDevice moves n connections, every one there is, to the device.
+// toDevice moves n connections, every one there is, to the device. Those of
+// the measurement before may still be closing, and would move with them.
 func (b *bench) toDevice(ctx context.Context, n int) (driver.Result, error) {
+	if err := b.alone(ctx, n); err != nil {
+		return driver.Result{}, err
+	}
 	return expect(ctx, n, b.rig.Offload)
+}
+
+// alone waits until there are n connections.
+func (b *bench) alone(ctx context.Context, n int) error {
+	ctx, cancel := context.WithTimeout(ctx, closeTimeout)
+	defer cancel()
+	for {
+		all, err := b.rig.Control.List(ctx, rig.All)
+		if err == nil && len(all) == n {
+			return nil
+		}
+		if wait(ctx, 5*time.Millisecond) != nil {
+			return fmt.Errorf("%d connections instead of %d: %w", len(all), n, errors.Join(err, ctx.Err()))
+		}
+	}
 }
 
 // toKernel brings n connections home.

@@ -152,8 +152,8 @@ func TestStaleHeartbeatGivesFlowsBack(t *testing.T) {
 			r.steer(t, s)
 			defer r.unsteer(t, s)
 			ping(t, s, peer)
+			r.halt() // it may have been injecting the last acknowledgement
 			before := r.counters()
-			r.halt()
 			atomic.StoreUint64(&r.set.Control().StaleAfter, uint64(staleSoon))
 			defer atomic.StoreUint64(&r.set.Control().StaleAfter, uint64(staleAfter))
 			start := time.Now()
