@@ -48,8 +48,10 @@ func checksum(b []byte) uint16 {
 }
 
 // TestARouterSaysTooBig: what is in flight goes again at once in segments that
-// fit, when the message quotes something that is in flight (RFC 5927, section
-// 4.1), and no smaller than any path asks for.
+// fit, when the message quotes something that is in flight, and no smaller than
+// any path asks for. RFC 5927, section 4.1: "These implementations check that
+// the TCP sequence number contained in the payload of the ICMP error message is
+// within the range SND.UNA =< SEG.SEQ < SND.NXT."
 func TestARouterSaysTooBig(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -87,6 +89,27 @@ func TestARouterSaysTooBig(t *testing.T) {
 				t.Errorf("%d segments sent again", again)
 			}
 		})
+	}
+}
+
+// RFC 5927, section 4.1: "For a TCP endpoint with no data "in flight", this would
+// completely eliminate the possibility of success of these attacks."
+func TestNothingInFlightIsTooBig(t *testing.T) {
+	w := plainWorld(t, true, true)
+	c := w.device.find(w.ownNow())
+	w.program.toSend, w.program.closing = nil, false
+	if c.wire.SndNxt() != c.wire.SndUna() {
+		t.Fatalf("%d octets in flight", c.wire.SndNxt().Sub(c.wire.SndUna()))
+	}
+	for _, at := range []int32{-1 << 20, -1, 0, 1, 1 << 20} {
+		w.arrive(tooBig(c.wire.SndUna()+seqnum.Value(at), 600))
+		w.turnDevice()
+	}
+	if got := c.metrics().MSS; got != mss {
+		t.Errorf("segments of %d octets, want %d", got, mss)
+	}
+	if got := w.device.stats.Unknown; got != 5 {
+		t.Errorf("%d of 5 messages were not believed", got)
 	}
 }
 

@@ -136,14 +136,14 @@ func TestNoCongestionControlHasNoLimit(t *testing.T) {
 
 func TestRFC5681Window(t *testing.T) {
 	checkSentences(t, []sentence{
-		{"3.1-start", "During slow start, a TCP increments cwnd by at most SMSS bytes for each ACK received that cumulatively acknowledges new data ... cwnd += min (N, SMSS) (here N, as RFC 3465 and Linux)", func(t *testing.T) {
+		{"3.1-start", "During slow start, a TCP increments cwnd by at most SMSS bytes for each ACK received that cumulatively acknowledges new data. (Here by what is acknowledged, as RFC 3465 without its limit and Linux.)", func(t *testing.T) {
 			g := windowOf(new(reno), 10, 100)
 			ackOne(g, noon, time.Millisecond)
 			if segs(g) != 11 {
 				t.Errorf("%v segments", segs(g))
 			}
 		}},
-		{"3.1-threshold", "slow start ... is used when cwnd < ssthresh, while the congestion avoidance algorithm is used when cwnd > ssthresh", func(t *testing.T) {
+		{"3.1-threshold", "The slow start algorithm is used when cwnd < ssthresh, while the congestion avoidance algorithm is used when cwnd > ssthresh.", func(t *testing.T) {
 			g := windowOf(new(reno), 10, 10)
 			for range 10 {
 				ackOne(g, noon, time.Millisecond)
@@ -163,7 +163,7 @@ func TestRFC5681Window(t *testing.T) {
 				t.Errorf("ssthresh %d", g.ssthresh)
 			}
 		}},
-		{"4.1", "a TCP SHOULD set cwnd to no more than RW before beginning transmission if the TCP has not sent data in an interval exceeding the retransmission timeout (RFC 7661 replaces it, but not where nothing tells how to pace)", func(t *testing.T) {
+		{"4.1", "Therefore, a TCP SHOULD set cwnd to no more than RW before beginning transmission if the TCP has not sent data in an interval exceeding the retransmission timeout. (RFC 7661 replaces it, but not where nothing tells how to pace.)", func(t *testing.T) {
 			g := windowOf(new(reno), 100, 100)
 			g.use.srtt = 0
 			g.idle(noon, time.Second, 300*time.Millisecond)

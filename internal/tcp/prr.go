@@ -1,6 +1,6 @@
 package tcp
 
-// prrState is proportional rate reduction (RFC 6937bis, section 5), in octets.
+// prrState is proportional rate reduction (RFC 9937, section 6), in octets.
 type prrState struct {
 	prior     uint32 // cwnd when the reduction began (RecoverFS as Linux has it)
 	delivered uint32 // prr_delivered

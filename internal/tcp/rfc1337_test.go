@@ -15,7 +15,7 @@ func TestRFC1337(t *testing.T) {
 			close
 			recv fin ack=1
 			recv seq=1 ack=1 rst => event: reset`},
-		{"2", "An old duplicate of data in TIME-WAIT is answered and not taken in.", `
+		{"2", "(An old duplicate of data in TIME-WAIT is answered and not taken in.)", `
 			conn
 			recv len=100
 			close
@@ -29,7 +29,7 @@ func TestRFC1337(t *testing.T) {
 // no listener and says which connection is still there.
 func TestRFC6191(t *testing.T) {
 	checkRules(t, []rule{
-		{"2", "Upon receiving a connection request (SYN) for a connection in TIME-WAIT ... otherwise, silently drop the incoming SYN segment, thus leaving the previous incarnation of the connection in the TIME-WAIT state. (Here with an acknowledgment, as RFC 5961 has it.)", `
+		{"2", "Otherwise, silently drop the incoming SYN segment, thus leaving the previous incarnation of the connection in the TIME-WAIT state. (Here with an acknowledgment, as RFC 5961 has it.)", `
 			conn ts
 			close
 			recv fin ack=1 tsval=100

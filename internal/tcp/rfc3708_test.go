@@ -4,7 +4,7 @@ import "testing"
 
 func TestRFC3708(t *testing.T) {
 	checkRules(t, []rule{
-		{"3 all", "If all segments sent again in a window were reported by D-SACK, no loss of it was real.", `
+		{"3 all", "(If all that was sent again in a window was reported by D-SACK, no loss of it was real.)", `
 			conn sack mss=1000 srtt=100 cwnd=10 cc=reno
 			send n=10000
 			wait ms=100
@@ -12,7 +12,7 @@ func TestRFC3708(t *testing.T) {
 			recv ack=10000
 			recv ack=10000 sack=0-1000
 			show stats => again=1 recoveries=1 probes=0 timeouts=0 dsacks=1 undone=1`},
-		{"3 not all", "One that was not reported was lost.", `
+		{"3 not all", "(What was not reported was lost.)", `
 			conn sack mss=1000 srtt=100 cwnd=10 cc=reno
 			send n=10000
 			wait ms=100

@@ -4,13 +4,13 @@ import "testing"
 
 func TestRFC4821(t *testing.T) {
 	checkRules(t, []rule{
-		{"7.7", "If ... full-stop timeouts ... the Packetization Layer should reduce its MTU: a path may have become a black hole for large packets.", `
+		{"7.7", "Upon additional successive timeouts, search_low and eff_pmtu SHOULD be halved, with a lower bound of 68 bytes for IPv4 and 1280 bytes for IPv6.", `
 			conn mss=1400 srtt=100 probing cc=reno
 			send n=1400
 			wait ms=300
 			wait ms=600  => 900ms: seq=0 len=1400 psh ack=0 win=65535
 			wait ms=1200 => 2.1s: seq=0 len=700 ack=0 win=65535`},
-		{"7.5", "The loss of a probe is no indication of congestion: the window is not reduced for it.", `
+		{"7.6.2", "In this case alone, the loss SHOULD NOT be interpreted as congestion signal.", `
 			conn sack mss=1400 srtt=100 probing cwnd=100
 			send n=1400
 			too-big size=700

@@ -4,7 +4,7 @@ import "testing"
 
 func TestRFC5482(t *testing.T) {
 	checkRules(t, []rule{
-		{"1", "The TCP user timeout controls how long transmitted data may remain unacknowledged before a connection is forcefully closed.", `
+		{"abstract", "The TCP user timeout controls how long transmitted data may remain unacknowledged before a connection is forcefully closed.", `
 			conn srtt=100 mss=1000
 			set user-timeout=1000
 			send n=2000

@@ -39,6 +39,7 @@ func (u *user) rounds(n int, segments uint32) {
 
 func (u *user) validated() bool { return u.use.since == 0 }
 
+// The sentences could not be compared with the text: docs/RFC.md, "Not compared".
 func TestRFC7661(t *testing.T) {
 	checkSentences(t, []sentence{
 		{"4.1", "A sender starts a TCP connection in the validated phase and initializes pipeACK to the undefined value", func(t *testing.T) {

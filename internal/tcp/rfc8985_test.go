@@ -11,7 +11,7 @@ func TestRFC8985(t *testing.T) {
 			recv sack=1000-3000
 			recv sack=1000-4000 => 100ms: seq=0 len=1000 ack=0 win=65535
 			recv sack=5000-10000,1000-4000 => 100ms: seq=4000 len=1000 ack=0 win=65535`},
-		{"6.2 step 3", "If a never-retransmitted segment that's below RACK.fack is (selectively or cumulatively) acknowledged, it has been delivered out of order. The sender sets RACK.reordering_seen to TRUE if such a segment is identified.", `
+		{"6.2 step 3", "If a never-retransmitted segment that's below RACK.fack is (selectively or cumulatively) acknowledged, it has been delivered out of order.", `
 			conn sack mss=1000 srtt=100 cwnd=10 cc=reno
 			send n=5000
 			wait ms=100
@@ -28,7 +28,7 @@ func TestRFC8985(t *testing.T) {
 			recv sack=1000-2000 => nothing
 			wait ms=24          => nothing
 			wait ms=1           => 125ms: seq=0 len=1000 ack=0 win=65535`},
-		{"6.2 lost retransmission", "RACK_sent_after(RACK.xmit_ts, RACK.end_seq, Segment.xmit_ts, Segment.end_seq): what was sent again counts by the time that it was.", `
+		{"6.2 lost retransmission", "If RACK_sent_after(RACK.xmit_ts, RACK.end_seq, Segment.xmit_ts, Segment.end_seq): remaining = Segment.xmit_ts + RACK.rtt + RACK.reo_wnd - Now()", `
 			conn sack mss=1000 srtt=100 cc=none
 			send n=4000
 			wait ms=100
@@ -37,7 +37,7 @@ func TestRFC8985(t *testing.T) {
 			send n=1000
 			wait ms=100
 			recv sack=1000-5000 => 201ms: seq=0 len=1000 ack=0 win=65535`},
-		{"6.2 one time", "If two segments have the same transmission timestamp, compare Segment.end_seq and RACK.end_seq to break the tie.", `
+		{"6.2 one time", "If Segment.xmit_ts equals RACK.xmit_ts (e.g., due to clock granularity limits), then compare Segment.end_seq and RACK.end_seq to break the tie ...", `
 			conn sack mss=1000 srtt=100 cc=none
 			send n=20000
 			wait ms=100
@@ -55,7 +55,7 @@ func TestRFC8985(t *testing.T) {
 			send n=1000
 			wait ms=100
 			show stats => again=2 recoveries=0 probes=1 timeouts=1 dsacks=0 undone=0`},
-		{"7.2", "PTO = 2 * SRTT ... if FlightSize is one segment the PTO is inflated for the peer's delayed ACK ... If RTO is earlier, PTO is that.", `
+		{"7.2", "Third, when the FlightSize is one segment, the sender MAY inflate the PTO by TLP.max_ack_delay to accommodate a potentially delayed acknowledgment and reduce the risk of spurious retransmissions.", `
 			conn sack mss=1000 srtt=100 cwnd=10
 			send n=2000
 			wait ms=201 => nothing
@@ -64,24 +64,30 @@ func TestRFC8985(t *testing.T) {
 			send n=1000
 			wait ms=299 => nothing
 			wait ms=1   => 502ms: seq=0 len=1000 psh ack=0 win=65535`},
-		{"7.2 conditions", "The connection supports SACK; it has no SACKed sequences in the SACK scoreboard; it is not in loss recovery.", `
+		{"4 (1)", "The connection MUST use selective acknowledgment (SACK) options [RFC2018], and the sender MUST keep SACK scoreboard information on a per-connection basis ...", `
 			conn mss=1000 srtt=100 cwnd=10
 			send n=2000
 			wait ms=299 => nothing`},
-		{"7.3 new", "When the PTO timer expires, the sender SHOULD transmit a previously unsent data segment, if the receive window allows, even if it exceeds cwnd.", `
+		{"7.3 new", "(New data goes first, if there is some and the peer's window has room, whatever cwnd says.)", `
 			conn sack mss=1000 srtt=100 cwnd=2
 			send n=4000
 			wait ms=202 => 202ms: seq=2000 len=1000 ack=0 win=65535`},
+		{"7.3 one", "If either one of these two conditions is not met, then the sender MUST skip sending a loss probe and MUST proceed to re-arm the RTO timer. (The one is that no probe is in flight; the other is not looked at, as in Linux.)", `
+			conn sack mss=1000 srtt=100 cwnd=2
+			send n=4000
+			wait ms=202 => 202ms: seq=2000 len=1000 ack=0 win=65535
+			wait ms=299 => nothing
+			show stats  => again=0 recoveries=0 probes=1 timeouts=0 dsacks=0 undone=0`},
 		{"7.3 again", "If such an unsent segment is not available, then the sender SHOULD retransmit the highest-sequence segment sent so far and set TLP.is_retrans to true.", `
 			conn sack mss=1000 srtt=100 cwnd=10
 			send n=2500
 			wait ms=202 => 202ms: seq=1500 len=1000 psh ack=0 win=65535`},
-		{"7.3 FIN", "The highest-sequence segment may be a FIN.", `
+		{"7.3 FIN", "(The highest-sequence segment may be a FIN.)", `
 			conn sack mss=1000 srtt=100 cwnd=10
 			send n=2000
 			close
 			wait ms=202 => 202ms: seq=1001 len=999 fin psh ack=0 win=65535`},
-		{"7.4.2 D-SACK", "Case 1: if TLP.is_retrans and a DSACK for TLP.end_seq arrives, both the original and the probe arrived: no loss.", `
+		{"7.4.2 D-SACK", "Else if ACK has a DSACK option matching TLP.end_seq: TLP.end_seq = None /* Case 1, above */", `
 			conn sack mss=1000 srtt=100 cwnd=10 cc=reno
 			send n=2000
 			wait ms=202
@@ -90,7 +96,7 @@ func TestRFC8985(t *testing.T) {
 			send n=1000
 			recv ack=3000
 			show => established una=3000 nxt=3000 end=3000 edge=67000 rcv=0 acked=0 cwnd=10 ssthresh=2147483647 recovery=0 rto=287.5ms held=0/0`},
-		{"7.4.2 repaired", "Else if SND.UNA advances beyond TLP.end_seq the probe repaired a loss: the sender MUST invoke a congestion control response.", `
+		{"7.4.2 repaired", "The sender then SHOULD invoke a congestion control response equivalent to a fast recovery.", `
 			conn sack mss=1000 srtt=100 cwnd=10 cc=reno
 			send n=2000
 			wait ms=202

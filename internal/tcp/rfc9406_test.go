@@ -40,7 +40,7 @@ func (s *starter) feed(acked uint32, rtt time.Duration) {
 func TestRFC9406(t *testing.T) {
 	const ms = time.Millisecond
 	checkSentences(t, []sentence{
-		{"4.2-round", "When windowEnd is ACKed, the current round ends and windowEnd is set to SND.NXT", func(t *testing.T) {
+		{"4.2-round", "When windowEnd is ACKed, the current round ends and windowEnd is set to SND.NXT.", func(t *testing.T) {
 			s := newStarter()
 			s.round(10, 50*ms)
 			end := s.h.end
@@ -50,7 +50,7 @@ func TestRFC9406(t *testing.T) {
 				t.Errorf("windowEnd %d after %d, snd.nxt %d", s.h.end, end, s.nxt)
 			}
 		}},
-		{"4.2-init", "lastRoundMinRTT = currentRoundMinRTT; currentRoundMinRTT = infinity; rttSampleCount = 0", func(t *testing.T) {
+		{"4.2-init", "At the start of each round during standard slow start [RFC5681] and CSS, initialize the variables used to compute the last round's and current round's minimum RTT ...", func(t *testing.T) {
 			s := newStarter()
 			s.round(10, 50*ms)
 			s.round(10, 51*ms)
@@ -60,7 +60,7 @@ func TestRFC9406(t *testing.T) {
 				t.Errorf("%+v", *s.h)
 			}
 		}},
-		{"4.2-enter", "if (currentRoundMinRTT >= (lastRoundMinRTT + RttThresh)) cssBaselineMinRtt = currentRoundMinRTT; exit slow start and enter CSS", func(t *testing.T) {
+		{"4.2-enter", "if (currentRoundMinRTT >= (lastRoundMinRTT + RttThresh)) cssBaselineMinRtt = currentRoundMinRTT exit slow start and enter CSS", func(t *testing.T) {
 			for _, tt := range []struct {
 				before, after time.Duration
 				enters        bool
@@ -81,7 +81,7 @@ func TestRFC9406(t *testing.T) {
 				}
 			}
 		}},
-		{"4.2-samples", "For rounds where at least N_RTT_SAMPLE RTT samples have been obtained", func(t *testing.T) {
+		{"4.2-samples", "For rounds where at least N_RTT_SAMPLE RTT samples have been obtained and currentRoundMinRTT and lastRoundMinRTT are valid, check to see if delay increase triggers slow start exit ...", func(t *testing.T) {
 			s := newStarter()
 			for range 10 {
 				s.round(7, 50*ms)
@@ -91,7 +91,7 @@ func TestRFC9406(t *testing.T) {
 				t.Errorf("%+v", *s.h)
 			}
 		}},
-		{"4.2-growth", "cwnd = cwnd + min(N, L * SMSS) / CSS_GROWTH_DIVISOR", func(t *testing.T) {
+		{"4.2-growth", "cwnd = cwnd + (min(N, L * SMSS) / CSS_GROWTH_DIVISOR)", func(t *testing.T) {
 			s := newStarter()
 			s.round(10, 50*ms)
 			s.round(10, 50*ms)
@@ -102,7 +102,7 @@ func TestRFC9406(t *testing.T) {
 				t.Errorf("cwnd from %d to %d, %+v", before, s.cwnd, *s.h)
 			}
 		}},
-		{"4.2-spurious", "if (currentRoundMinRTT < cssBaselineMinRtt) cssBaselineMinRtt = infinity; resume slow start", func(t *testing.T) {
+		{"4.2-spurious", "if (currentRoundMinRTT < cssBaselineMinRtt) cssBaselineMinRtt = infinity resume slow start including HyStart++", func(t *testing.T) {
 			s := newStarter()
 			s.round(10, 50*ms)
 			s.round(10, 50*ms)
@@ -114,7 +114,7 @@ func TestRFC9406(t *testing.T) {
 				t.Errorf("%+v", *s.h)
 			}
 		}},
-		{"4.2-end", "CSS lasts at most CSS_ROUNDS rounds. ... that partial round counts towards the limit. If CSS_ROUNDS rounds are complete, enter congestion avoidance by setting ssthresh to cwnd", func(t *testing.T) {
+		{"4.2-end", "If CSS_ROUNDS rounds are complete, enter congestion avoidance by setting the ssthresh to the current cwnd.", func(t *testing.T) {
 			s := newStarter()
 			s.round(10, 50*ms)
 			s.round(10, 50*ms)
@@ -129,7 +129,7 @@ func TestRFC9406(t *testing.T) {
 				t.Errorf("ssthresh %d, cwnd %d, %+v", s.ssthresh, s.cwnd, *s.h)
 			}
 		}},
-		{"4.2-loss", "If loss or ECN-marking is observed at any time during standard slow start or CSS, enter congestion avoidance", func(t *testing.T) {
+		{"4.2-loss", "(Loss or ECN marking ends slow start, conservative or not.)", func(t *testing.T) {
 			for _, e := range []happening{beganRecovery, beganCWR} {
 				s := newStarter()
 				s.round(10, 50*ms)
@@ -139,7 +139,7 @@ func TestRFC9406(t *testing.T) {
 				}
 			}
 		}},
-		{"4.3", "An implementation SHOULD use HyStart++ only for the initial slow start ... and fall back to using standard slow start for the remainder of the connection lifetime", func(t *testing.T) {
+		{"4.3", "An implementation SHOULD use HyStart++ only for the initial slow start (when the ssthresh is at its initial value of arbitrarily high per [RFC5681]) and fall back to using standard slow start for the remainder of the connection lifetime.", func(t *testing.T) {
 			s := newStarter()
 			s.ssthresh = 10000 * testMSS
 			s.round(10, 50*ms)

@@ -52,13 +52,13 @@ func segs(g *congestion) float64 { return float64(g.cwnd) / testMSS }
 func TestRFC9438(t *testing.T) {
 	const rtt = 100 * time.Millisecond
 	checkSentences(t, []sentence{
-		{"4.2-K", "K is the time period that ... takes to increase the congestion window size at the beginning of the current congestion avoidance stage to W_max", func(t *testing.T) {
+		{"4.2-K", "K is the time period that the above function takes to increase the congestion window size at the beginning of the current congestion avoidance stage to W_max if there are no further congestion events.", func(t *testing.T) {
 			g, q := cubicWindow(1000)
 			lose(g)
 			ackOne(g, noon, rtt)
 			between(t, "K", float64(q.k), math.Cbrt(300/0.4)*0.999, math.Cbrt(300/0.4)*1.001)
 		}},
-		{"4.2-target", "if W_cubic(t + RTT) < cwnd, target = cwnd; if W_cubic(t + RTT) > 1.5 * cwnd, target = 1.5 * cwnd", func(t *testing.T) {
+		{"4.2-target", "The lower and upper bounds below ensure that CUBIC's congestion window increase rate is non-decreasing and is less than the increase rate of slow start [SXEZ19].", func(t *testing.T) {
 			g, q := cubicWindow(1000)
 			lose(g)
 			ackOne(g, noon, rtt)
@@ -72,7 +72,7 @@ func TestRFC9438(t *testing.T) {
 				t.Errorf("%d octets more for 10000 after an hour", n)
 			}
 		}},
-		{"4.2-time", "The elapsed time t ... MUST NOT include periods during which cwnd has not been updated due to application-limited behavior", func(t *testing.T) {
+		{"4.2-time", "The elapsed time t in Figure 1 MUST NOT include periods during which cwnd has not been updated due to application-limited behavior (see Section 5.8).", func(t *testing.T) {
 			g, q := cubicWindow(1000)
 			lose(g)
 			ackOne(g, noon, rtt)
@@ -92,13 +92,13 @@ func TestRFC9438(t *testing.T) {
 				t.Errorf("the epoch is %v old after a round trip with use", got)
 			}
 		}},
-		{"4.3-estimate", "W_est = W_est + alpha_cubic * (segments_acked / cwnd)", func(t *testing.T) {
+		{"4.3-estimate", "After that, on every new ACK, W_est is updated using Figure 4.", func(t *testing.T) {
 			g, q := cubicWindow(100)
 			lose(g)
 			ackOne(g, noon, time.Millisecond)
 			between(t, "W_est", q.wEst/testMSS, 70+cubicAlpha/70-1e-9, 70+cubicAlpha/70+1e-9)
 		}},
-		{"4.3-alpha", "Once W_est has grown to reach the cwnd at the time of most recently setting ssthresh -- that is, W_est >= cwnd_prior -- the sender SHOULD set alpha_cubic to 1", func(t *testing.T) {
+		{"4.3-alpha", "Once W_est has grown to reach the cwnd at the time of most recently setting ssthresh -- that is, W_est >= cwnd_prior -- the sender SHOULD set alpha_cubic to 1 ...", func(t *testing.T) {
 			g, q := cubicWindow(100)
 			lose(g)
 			ackOne(g, noon, time.Millisecond)
@@ -107,13 +107,13 @@ func TestRFC9438(t *testing.T) {
 			ackOne(g, noon, time.Millisecond)
 			between(t, "growth of W_est", (q.wEst-before)*70/testMSS, 0.99, 1.01)
 		}},
-		{"4.3-friendly", "when W_cubic(t) is less than W_est, cwnd SHOULD be set to W_est at each reception of a new ACK", func(t *testing.T) {
+		{"4.3-friendly", "If so, CUBIC is in the Reno-friendly region and cwnd SHOULD be set to W_est at each reception of a new ACK.", func(t *testing.T) {
 			g, q := cubicWindow(20)
 			lose(g)
 			drive(g, noon, time.Millisecond, 50*time.Millisecond)
 			between(t, "cwnd beside W_est", float64(g.cwnd)-q.wEst, -testMSS, testMSS)
 		}},
-		{"4.4-concave", "in the concave region cwnd MUST be incremented by (target - cwnd) / cwnd for each received new ACK", func(t *testing.T) {
+		{"4.4-concave", "In this region, cwnd MUST be incremented by (target - cwnd) / cwnd for each received new ACK, where target is calculated as described in Section 4.2.", func(t *testing.T) {
 			g, q := cubicWindow(1000)
 			lose(g)
 			ackOne(g, noon, rtt)
@@ -123,7 +123,7 @@ func TestRFC9438(t *testing.T) {
 			ackOne(g, now, rtt)
 			between(t, "growth", segs(g)-w, want-0.001, want+0.001)
 		}},
-		{"4.6", "ssthresh = flight_size * beta_cubic ... ssthresh = max(ssthresh, 2) (with cwnd for flight_size, which implementations MAY)", func(t *testing.T) {
+		{"4.6", "Some implementations of CUBIC currently use cwnd instead of flight_size when calculating a new ssthresh ...", func(t *testing.T) {
 			g, _ := cubicWindow(100)
 			lose(g)
 			if g.ssthresh != 70*testMSS {
@@ -135,7 +135,7 @@ func TestRFC9438(t *testing.T) {
 				t.Errorf("ssthresh %d of two segments", g.ssthresh)
 			}
 		}},
-		{"4.7", "if cwnd < W_max and fast convergence is enabled, further reduce W_max: W_max = cwnd * (1 + beta_cubic) / 2, otherwise W_max = cwnd", func(t *testing.T) {
+		{"4.7", "With fast convergence, when a congestion event occurs, W_max is updated as follows, before the window reduction described in Section 4.6.", func(t *testing.T) {
 			g, q := cubicWindow(100)
 			lose(g)
 			between(t, "W_max", float64(q.wMax), 100*testMSS, 100*testMSS)
@@ -145,7 +145,7 @@ func TestRFC9438(t *testing.T) {
 			lose(g)
 			between(t, "W_max after more", float64(q.wMax), 90*testMSS, 90*testMSS)
 		}},
-		{"4.8", "In case of a timeout ... sets ssthresh using beta_cubic. During the first congestion avoidance stage after a timeout ... K is set to 0, and W_max is set to the congestion window size at the beginning of the current congestion avoidance stage", func(t *testing.T) {
+		{"4.8", "During the first congestion avoidance stage after a timeout, CUBIC increases its congestion window size using Figure 1, where t is the elapsed time since the beginning of the current congestion avoidance stage, K is set to 0, and W_max is set to the congestion window size at the beginning of the current congestion avoidance stage.", func(t *testing.T) {
 			g, q := cubicWindow(100)
 			g.reduce(noon, g.cwnd, beganLoss)
 			if g.ssthresh != 70*testMSS {
@@ -157,7 +157,7 @@ func TestRFC9438(t *testing.T) {
 				t.Errorf("K %v, W_max %v, cwnd_prior %v", q.k, q.origin, q.prior)
 			}
 		}},
-		{"4.9", "the sender ... detects the spurious congestion event and SHOULD restore the original values of cwnd, ssthresh, cwnd_prior, W_max, K, t_epoch and W_est", func(t *testing.T) {
+		{"4.9", "(A spurious congestion event gives back cwnd, ssthresh, cwnd_prior, W_max, K, t_epoch and W_est as they were.)", func(t *testing.T) {
 			for _, e := range []happening{beganRecovery, beganLoss} {
 				g, q := cubicWindow(1000)
 				lose(g)
@@ -171,7 +171,7 @@ func TestRFC9438(t *testing.T) {
 				}
 			}
 		}},
-		{"4.10", "CUBIC MUST employ a slow-start algorithm, when cwnd is no more than ssthresh. ... W_max is undefined ... K is set to 0, and W_max is set to the congestion window size at the beginning of the current congestion avoidance stage", func(t *testing.T) {
+		{"4.10", "When CUBIC uses HyStart++ [RFC9406], it may exit the first slow start without incurring any packet loss and thus W_max is undefined.", func(t *testing.T) {
 			q := new(cubic)
 			g := windowOf(q, 10, 20)
 			ackOne(g, noon, rtt)
@@ -184,7 +184,7 @@ func TestRFC9438(t *testing.T) {
 				t.Errorf("K %v, W_max %v, cwnd_prior %v", q.k, q.origin, q.prior)
 			}
 		}},
-		{"5.8", "CUBIC does not increase its congestion window if a flow is application limited", func(t *testing.T) {
+		{"5.8", "CUBIC does not increase its congestion window if a flow is application limited.", func(t *testing.T) {
 			g, _ := cubicWindow(100)
 			for range 1000 {
 				g.limited = false
