@@ -47,12 +47,33 @@ typedef struct {
 	u32 val;
 } kuid_t;
 
+struct kernfs_node {
+	u64 id;
+};
+
+struct cgroup {
+	struct kernfs_node *kn;
+};
+
+struct sock_cgroup_data {
+	struct cgroup *cgroup;
+};
+
+struct net_device {
+	int ifindex;
+};
+
+struct dst_entry {
+	struct net_device *dev;
+};
+
 struct netns_ipv4 {
 	int sysctl_tcp_keepalive_time, sysctl_tcp_keepalive_intvl;
 	u8 sysctl_tcp_keepalive_probes;
 };
 
 struct net {
+	u64 net_cookie;
 	struct netns_ipv4 ipv4;
 };
 
@@ -94,6 +115,10 @@ struct sock {
 	u16 sk_protocol;
 	void *sk_user_data;
 	unsigned long sk_pacing_rate, sk_max_pacing_rate;
+	u32 sk_priority, sk_mark;
+	int sk_rx_dst_ifindex;
+	struct dst_entry *sk_dst_cache;
+	struct sock_cgroup_data sk_cgrp_data;
 };
 
 struct sock___ino { /* Linux 6.18 */
@@ -105,6 +130,15 @@ struct ip_options_rcu;
 struct inet_sock {
 	struct sock sk;
 	struct ip_options_rcu *inet_opt;
+	u8 tos;
+};
+
+struct ipv6_pinfo {
+	u8 tclass;
+};
+
+struct inet_sock___v6 { /* with CONFIG_IPV6 */
+	struct ipv6_pinfo *pinet6;
 };
 
 struct tcp_congestion_ops {
@@ -171,6 +205,9 @@ struct tcp_sock {
 	u32 total_retrans, snd_cwnd_clamp;
 	u32 rcv_ssthresh, reordering, reord_seen;
 	u32 lost_out, sacked_out, retrans_out, delivered, delivered_ce;
+	u32 segs_out, segs_in, data_segs_out, data_segs_in, rcv_ooopack;
+	u64 bytes_sent, bytes_retrans;
+	u32 lsndtime, rate_delivered, rate_interval_us;
 	u32 rcv_tstamp, keepalive_time, keepalive_intvl;
 	u8 keepalive_probes;
 	struct tcp_rack rack;
