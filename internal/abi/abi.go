@@ -14,7 +14,7 @@ import (
 
 // Version is the version of everything in this package. Driver and device
 // refuse each other when theirs differ.
-const Version = 4
+const Version = 5
 
 // HWID is a hardware connection identifier: index into the device's table in
 // the lower 32 bits, generation of that slot in the upper ones. Generations
@@ -249,13 +249,17 @@ type HardwarePart struct {
 	Cwnd, Ssthresh                   uint32 // segments
 	HeldOut, HeldIn                  uint32 // octets of the program's and of the peer's held by the device
 	Reason                           uint32 // Reason, last
-	_                                [4]byte
+	MinRTT                           uint32 // us, 0: not measured
 	BytesSent, BytesReceived         uint64 // since the offload, first transmissions only
 	SegsSent, SegsReceived           uint64
 	Retransmits                      uint64 // segments
 	OutOfOrder                       uint64 // segments
 	CongestionControl                [16]byte
-	_                                [48]byte
+	BytesResent                      uint64 // octets of Retransmits
+	DeliveryRate, PacingRate         uint64 // octets/s, 0: not known
+	Unacked, Sacked, Lost, Resent    uint32 // segments in flight, and of these SACKed, held for lost, sent again
+	MSS                              uint32 // octets of payload a segment carries now
+	_                                [4]byte
 }
 
 // BlockSize is the size of a Block in octets.

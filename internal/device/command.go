@@ -200,7 +200,7 @@ func (d *Device) release(now mono.Time, uplinkEmpty, hostEmpty bool) {
 			keep = append(keep, r)
 			continue
 		}
-		d.forget(r.conn)
+		d.forget(now, r.conn)
 		d.answer(abi.Released, r.batch, abi.Answer{HWID: r.conn.id})
 	}
 	clear(d.releasing[len(keep):])
@@ -208,7 +208,7 @@ func (d *Device) release(now mono.Time, uplinkEmpty, hostEmpty bool) {
 }
 
 // forget takes c out of the table; its slot is free for another one.
-func (d *Device) forget(c *conn) {
+func (d *Device) forget(now mono.Time, c *conn) {
 	if d.find(c.id) != c {
 		return // released twice
 	}
@@ -219,7 +219,7 @@ func (d *Device) forget(c *conn) {
 	d.slots[c.id.Index()].conn = nil
 	d.free = append(d.free, c.id.Index())
 	c.place = abi.PlaceFree
-	d.publish(c)
+	d.publish(now, c)
 }
 
 // answer queues an answer; those to one message that are ready in one turn

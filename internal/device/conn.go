@@ -45,6 +45,7 @@ type conn struct {
 	doubted         mono.Time // when an end was last asked about one
 	base            counters
 	left            windows // of the engine that was there last
+	rate            deliveryRate
 
 	timer timer
 	dirty bool // in the device's list of those with something to send
@@ -96,7 +97,7 @@ type windows struct{ cwnd, ssthresh uint32 }
 
 // counters are the segment counts of engines that a connection has had.
 type counters struct {
-	sent, received, retransmits, outOfOrder, bytesOut, bytesIn uint64
+	sent, received, retransmits, bytesResent, outOfOrder, bytesOut, bytesIn uint64
 }
 
 // ready reports that the device may own c: it was asked to, it has copies of

@@ -373,7 +373,7 @@ func (d *Device) emitAll(now mono.Time) {
 		if c.place == abi.PlaceOwned {
 			d.wheel.set(&c.timer, c.deadline())
 		}
-		d.publish(c)
+		d.publish(now, c)
 		c.dirty = !done
 		if !done {
 			keep = append(keep, c)

@@ -209,8 +209,19 @@ func (c *Conn) Metrics(m *Metrics) {
 		HeldOut:  c.snd.held(),
 		HeldIn:   c.rcv.held + c.rcv.after().held,
 		MSS:      c.snd.mss,
+
+		MinRTT: micros(c.rtt.min), Delivered: c.rate.delivered, PacingRate: c.cc.pacing,
 	}
+	if m.PacingRate == 0 {
+		m.PacingRate = c.cc.pace(c.rtt.srtt)
+	}
+	l := &c.loss
+	m.Unacked, m.Sacked = c.segments(c.snd.flight()), c.segments(l.sacked)
+	m.Lost, m.Resent = c.segments(l.lost), c.segments(l.resent)
 }
+
+// segments is how many carry n octets.
+func (c *Conn) segments(n uint32) uint32 { return (n + c.snd.mss - 1) / c.snd.mss }
 
 // distance is from a to b, 0 when b is before a.
 func distance(a, b seqnum.Value) uint32 {

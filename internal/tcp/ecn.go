@@ -48,7 +48,7 @@ func (c *Conn) marked(seg *wire.Segment) (ev Event, atOnce bool) {
 	ce := seg.ECN == wire.CE
 	if ce {
 		ev |= Marked
-		c.stats.MarkedIn += count(seg.Payload.Len, uint32(seg.Size))
+		c.stats.MarkedIn += uint32(count(seg.Payload.Len, uint32(seg.Size)))
 	}
 	if seg.Flags&wire.CWR != 0 {
 		// The sender's window may be of one segment now: no delay (Linux tcp_ecn_accept_cwr).

@@ -164,6 +164,7 @@ func (c *Conn) resend(now mono.Time, out *wire.Out, seq seqnum.Value, n uint32) 
 	got, _ := s.gather(out, s.q.find(seq), seq, data)
 	c.dress(out, got == data && n > data)
 	c.stats.Retransmits += count(got, s.mss)
+	c.stats.BytesResent += uint64(got)
 	if seq == s.una && c.timer.kind != reordering {
 		c.armRTO(now)
 	}

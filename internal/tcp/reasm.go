@@ -30,7 +30,7 @@ func (c *Conn) outOfOrder(now mono.Time, seg *wire.Segment, seq seqnum.Value, p 
 		return 0
 	}
 	if r.after().runs.has(whole) {
-		c.stats.DupIn += count(p.Len, uint32(seg.Size))
+		c.stats.DupIn += uint32(count(p.Len, uint32(seg.Size)))
 		r.report(whole)
 		r.touch(seq)
 		return DupData

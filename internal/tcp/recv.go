@@ -207,7 +207,7 @@ func (r *recvState) highest() seqnum.Value {
 // was doubled (RFC 2883).
 func (c *Conn) duplicate(now mono.Time, seg *wire.Segment, n uint32) Event {
 	r := &c.rcv
-	c.stats.DupIn += count(n, uint32(seg.Size))
+	c.stats.DupIn += uint32(count(n, uint32(seg.Size)))
 	r.ackDue = true
 	if c.timer.wait != 0 {
 		c.enterTimeWait(now) // the last acknowledgment was lost: another 2 MSL

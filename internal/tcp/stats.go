@@ -10,11 +10,12 @@ type Stats struct {
 	BytesIn         uint64 // payload received in order
 	BytesOut        uint64 // payload sent for the first time
 	Retransmits     uint64 // segments
+	BytesResent     uint64 // payload sent again
 	OutOfOrder      uint64 // segments received after a gap
-	DupIn           uint64 // segments received that held nothing new
 	OOODropped      uint64 // octets of out-of-order payload dropped at a limit
-	MarkedIn        uint64 // segments with new payload that came with CE (RFC 3168)
 
+	DupIn             uint32 // segments received that held nothing new
+	MarkedIn          uint32 // segments with new payload that came with CE (RFC 3168)
 	RTOs              uint32
 	FastRecoveries    uint32
 	TailProbes        uint32 // tail loss probes sent (RFC 8985, section 7)
@@ -38,4 +39,12 @@ type Metrics struct {
 	SndWnd, RcvWnd    uint32 // octets: from snd.una to the peer's edge, from what is acknowledged to ours
 	HeldOut, HeldIn   uint32 // octets held to be sent or acknowledged, octets received and not handed out
 	MSS               uint32
+
+	MinRTT     uint32 // us, 0: not measured
+	Unacked    uint32 // segments in flight, and of these
+	Sacked     uint32 // those that the peer has all the same,
+	Lost       uint32 // those held for lost,
+	Resent     uint32 // and those of them sent again
+	PacingRate uint64 // octets/s that leave at the most, 0: no limit
+	Delivered  uint64 // octets acknowledged or SACKed since Restore
 }
