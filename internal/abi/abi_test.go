@@ -72,6 +72,15 @@ func TestReasonsAreWords(t *testing.T) {
 	}
 }
 
+// What a connection was born with, it keeps; a full device does not stay full.
+func TestLastingReasons(t *testing.T) {
+	for r, want := range map[Reason]bool{TCPMD5: true, ULP: true, ECN: true, DeviceFull: false, NoUplink: false, None: false} {
+		if r.Lasting() != want {
+			t.Errorf("%s lasts: %v", r, !want)
+		}
+	}
+}
+
 func TestReasonsOutsideTheList(t *testing.T) {
 	if None.String() != "" || Reason(1<<31).String() != "unknown" || Reason(1<<31).Text() == "" {
 		t.Errorf("none %q, far %q", None, Reason(1<<31))

@@ -42,6 +42,7 @@ const (
 	RouteChanged
 	InternalError
 	CongestionControl
+	Policy
 	reasons
 )
 
@@ -82,6 +83,17 @@ var reasonTexts = [reasons][2]string{
 	RouteChanged:      {"route-changed", "the route to the peer no longer leaves by the uplink"},
 	InternalError:     {"internal-error", "a step failed in a way that should not happen; see the log"},
 	CongestionControl: {"congestion-control", "the device does not have the connection's congestion control; toehold daemon --congestion-control can name another"},
+	Policy:            {"policy", "a rule of the policy asked for it; the detail names the rule"},
+}
+
+// Lasting says that a refusal for this reason will be repeated as long as the
+// connection lives.
+func (r Reason) Lasting() bool {
+	switch r {
+	case TCPMD5, TCPAO, MPTCP, ULP, ECN, IPOptions:
+		return true
+	}
+	return false
 }
 
 // String is the reason's name, lower-case words joined by hyphens; "" for
