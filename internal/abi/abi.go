@@ -14,7 +14,7 @@ import (
 
 // Version is the version of everything in this package. Driver and device
 // refuse each other when theirs differ.
-const Version = 5
+const Version = 6
 
 // HWID is a hardware connection identifier: index into the device's table in
 // the lower 32 bits, generation of that slot in the upper ones. Generations
@@ -90,6 +90,8 @@ type Control struct {
 	Dropped    uint64 // wire frames kept from the kernel since the device has them; written by BPF
 	Bypassed   uint64 // frames of steered flows let through to the kernel because the device is stale or fenced; written by BPF
 	Fences     uint64 // times a stale heartbeat fenced the device; written by BPF
+	_          [56]byte
+	Load       Load // written by the device
 }
 
 // A FlowEntry is the value of the BPF hash "flows", keyed by flow.Key.

@@ -41,10 +41,11 @@ type conn struct {
 	probing         bool         // S probed; the peer's answer is owed to it
 	reset           abi.Reason   // an RST is on its way, to S or to the peer
 	closedSaid      bool
-	gapsIn, gapsOut uint64    // segments after a gap, seen so far, of the engines
-	doubted         mono.Time // when an end was last asked about one
-	base            counters
-	left            windows // of the engine that was there last
+	gapsIn, gapsOut uint64      // segments after a gap, seen so far, of the engines
+	doubted         mono.Time   // when an end was last asked about one
+	base            abi.Traffic // of the engines before
+	counted         abi.Traffic // what the device's sum has of c
+	left            windows     // of the engine that was there last
 	rate            deliveryRate
 
 	timer timer
@@ -94,11 +95,6 @@ func (t *stamp) after(val uint32) bool { return t.seen && int32(val-t.val) < 0 }
 // windows are a congestion window and slow-start threshold in segments; zero
 // when the connection has not been owned.
 type windows struct{ cwnd, ssthresh uint32 }
-
-// counters are the segment counts of engines that a connection has had.
-type counters struct {
-	sent, received, retransmits, bytesResent, outOfOrder, bytesOut, bytesIn uint64
-}
 
 // ready reports that the device may own c: it was asked to, it has copies of
 // all that is unacknowledged both ways, and nobody is closing.

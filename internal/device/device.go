@@ -51,7 +51,8 @@ type Device struct {
 	answers   map[answerKey][]abi.Answer
 	message   []byte
 	stats     Stats
-	relieved  mono.Time // when a connection was last sent home for its memory
+	traffic   abi.Traffic // of all connections that there were
+	relieved  mono.Time   // when a connection was last sent home for its memory
 }
 
 // Stats count what the device did.

@@ -53,6 +53,8 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer l.close()
+	l.now = mono.Now()
+	l.publishLoad() // what stands there is of the device before
 	l.device.Greet(os.Getpid())
 	for ctx.Err() == nil {
 		if more, err := l.turn(); err != nil || !more {
@@ -80,13 +82,15 @@ type loop struct {
 	control *abi.Control
 	blocks  []abi.Block
 	ports   [2]port.Port
+	tap     *port.TAP // the second of them
 	socket  int
 	epoll   int
 	writing [2]bool // what the port waits to be writable
 	events  [4]unix.EpollEvent
 	message []byte
 	now     mono.Time // when the turn began
-	trusted bool      // has been seen without a fence
+	meter   meter
+	trusted bool // has been seen without a fence
 }
 
 func newLoop(c Config) (*loop, error) {
@@ -115,8 +119,10 @@ func (l *loop) open(c Config) error {
 	if err != nil {
 		return fmt.Errorf("host port: %w", err)
 	}
-	l.ports = [2]port.Port{uplink, host}
-	l.device = New(mono.Now(), Parts{
+	l.ports, l.tap = [2]port.Port{uplink, host}, host
+	now := mono.Now()
+	l.meter.begin(now)
+	l.device = New(now, Parts{
 		Log: c.Log, Pool: pool, Uplink: uplink, Host: host, LinkHeader: c.LinkHeader,
 		Control: l.control, Blocks: l.blocks, Send: l.send, Clock: mono.Now, Generations: c.Generations, MTUProbing: c.MTUProbing,
 	})
@@ -156,6 +162,9 @@ func (l *loop) close() {
 func (l *loop) turn() (bool, error) {
 	now := mono.Now()
 	l.now = now
+	if l.meter.turn(now) {
+		l.publishLoad()
+	}
 	atomic.StoreUint64(&l.control.Heartbeat, uint64(now))
 	if l.fenced() {
 		return false, ErrFenced
@@ -184,6 +193,9 @@ func (l *loop) fenced() bool {
 // handles the driver's messages. It reports false when the device is to end.
 func (l *loop) wait(d time.Duration) (bool, error) {
 	l.watchBlocked()
+	if d > 0 {
+		l.meter.sleep(mono.Now())
+	}
 	n, err := epollWait(l.epoll, l.events[:], d)
 	if err == unix.EINTR {
 		return true, nil

@@ -175,6 +175,12 @@ func TestIdleConnection(t *testing.T) {
 	if s := w.device.Stats(); s.Owned+s.Passing != 0 || w.device.pool.Used() != 0 {
 		t.Errorf("after the release: %+v, %d octets of buffers in use", s, w.device.pool.Used())
 	}
+	// What the connection was counted for outlives it.
+	var l abi.Load
+	w.device.load(&l)
+	if l.Wire.BytesSent != 100000 || l.Wire.BytesReceived != 100000 || l.Wire.SegsSent == 0 || l.Frames == 0 || l.PoolUsed != 0 {
+		t.Errorf("the device counted %+v", l)
+	}
 }
 
 func TestAdmission(t *testing.T) {

@@ -317,7 +317,7 @@ func (d *Device) flushOutOfOrder(now mono.Time, from, to *tcp.Conn, s *side, p p
 // leave takes the engines off c.
 func (d *Device) leave(c *conn) {
 	if c.place == abi.PlaceOwned {
-		c.keepCounters()
+		d.keepCounters(c)
 		c.wire.Close()
 		c.host.Close()
 		d.wheel.clear(&c.timer)

@@ -21,6 +21,7 @@ func (d *Device) publish(now mono.Time, c *conn) {
 	h.CongestionControl = [16]byte{}
 	copy(h.CongestionControl[:], c.control)
 	if c.place == abi.PlaceOwned {
+		d.count(c)
 		c.publishOwned(now, h)
 	} else {
 		h.SndUna, h.SndNxt = uint32(c.out.una), uint32(c.out.nxt)
@@ -28,7 +29,7 @@ func (d *Device) publish(now mono.Time, c *conn) {
 		h.HeldOut, h.HeldIn = c.out.octets, c.in.octets
 		h.Cwnd, h.Ssthresh = c.left.cwnd, c.left.ssthresh
 		h.Recovery = 0
-		c.base.publish(h)
+		publishTraffic(h, c.base)
 	}
 	shm.End(&h.Sequence)
 }
@@ -44,9 +45,7 @@ func (c *conn) publishOwned(now mono.Time, h *abi.HardwarePart) {
 	h.Cwnd, h.Ssthresh = m.Cwnd, m.Ssthresh
 	h.HeldOut, h.HeldIn = m.HeldOut, m.HeldIn
 	c.publishPath(now, h, &m)
-	sum := c.base
-	sum.add(c.wire.Stats())
-	sum.publish(h)
+	publishTraffic(h, c.traffic())
 }
 
 func (c *conn) metrics() tcp.Metrics {
@@ -55,21 +54,30 @@ func (c *conn) metrics() tcp.Metrics {
 	return m
 }
 
-// keepCounters adds the engine's counts to those of the engines before it.
-func (c *conn) keepCounters() { c.base.add(c.wire.Stats()) }
-
-func (b *counters) add(s *tcp.Stats) {
-	b.sent += s.SegsOut
-	b.received += s.SegsIn
-	b.bytesOut += s.BytesOut
-	b.bytesIn += s.BytesIn
-	b.retransmits += s.Retransmits
-	b.bytesResent += s.BytesResent
-	b.outOfOrder += s.OutOfOrder
+// traffic is what the engine towards the peer, and those before it, have done.
+func (c *conn) traffic() abi.Traffic {
+	s := c.wire.Stats()
+	return c.base.Plus(abi.Traffic{
+		BytesSent: s.BytesOut, BytesReceived: s.BytesIn, SegsSent: s.SegsOut,
+		SegsReceived: s.SegsIn, Retransmits: s.Retransmits, BytesResent: s.BytesResent, OutOfOrder: s.OutOfOrder,
+	})
 }
 
-func (b *counters) publish(h *abi.HardwarePart) {
-	h.BytesSent, h.BytesReceived = b.bytesOut, b.bytesIn
-	h.SegsSent, h.SegsReceived = b.sent, b.received
-	h.Retransmits, h.BytesResent, h.OutOfOrder = b.retransmits, b.bytesResent, b.outOfOrder
+// count adds to the device's sum what an owned c has done since the last time.
+func (d *Device) count(c *conn) {
+	now := c.traffic()
+	d.traffic = d.traffic.Plus(now.Minus(c.counted))
+	c.counted = now
+}
+
+// keepCounters is for an engine that ends.
+func (d *Device) keepCounters(c *conn) {
+	d.count(c)
+	c.base = c.counted
+}
+
+func publishTraffic(h *abi.HardwarePart, t abi.Traffic) {
+	h.BytesSent, h.BytesReceived = t.BytesSent, t.BytesReceived
+	h.SegsSent, h.SegsReceived = t.SegsSent, t.SegsReceived
+	h.Retransmits, h.BytesResent, h.OutOfOrder = t.Retransmits, t.BytesResent, t.OutOfOrder
 }
