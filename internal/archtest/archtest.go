@@ -47,7 +47,7 @@ var Layers = []Layer{
 		Only: []string{"rooms", "binary"}},
 	{Name: "rooms", Siblings: true, Packages: []string{
 		"internal/bench", "internal/cli", "internal/control", "internal/demo",
-		"internal/rig"}},
+		"internal/metrics", "internal/rig"}},
 	{Name: "binary", Packages: []string{"cmd/toehold"}},
 	{Name: "tools", Packages: []string{"internal/abi/reasondoc", "internal/archtest"},
 		Only: []string{"nothing"}},

@@ -138,7 +138,9 @@ func (f *fake) Events(_ context.Context, follow bool, emit func(driver.Event) er
 func (f *fake) Devices(context.Context) ([]driver.Device, error) {
 	return []driver.Device{
 		{Device: "eth0", State: "running", PID: 99, HostPort: "toehold0", Capacity: 16384, Memory: 1 << 30, Connections: 20, Uptime: 65_000_000,
-			HeartbeatAge: 3000, Restarts: 1, Offloads: 40, Uploads: 20, Refused: map[string]int{"nat": 2, "device-full": 7}},
+			HeartbeatAge: 3000, Restarts: 1, Offloads: 40, Uploads: 20, Refused: map[string]int{"nat": 2, "device-full": 7},
+			Load: &driver.Load{BusyShare: 0.125, Busy: 8_000_000, PoolUsed: 3 << 20, Frames: 1000, Unknown: 4, BytesSent: 5 << 30, BytesReceived: 12345,
+				SegsSent: 3_700_000, SegsReceived: 9, Retransmits: 3, Uplink: driver.PortLoad{RxFrames: 9, RxDropped: 2}, Host: driver.PortLoad{TxErrors: 1}}},
 		{Device: "eth1", State: "down", Detail: "the uplink is gone: it is down", Refused: map[string]int{}},
 	}, f.note("devices")
 }
@@ -167,7 +169,7 @@ func stage(f *fake) (*Env, *bytes.Buffer, *bytes.Buffer) {
 			}
 		},
 		Daemon: func(_ context.Context, o DaemonOptions, _ *Env) error {
-			return f.note("daemon %v socket=%s group=%q connections=%d memory=%d stale=%v level=%v controls=%v", o.Uplinks, o.Socket, o.Group, o.MaxConnections, o.Memory, o.StaleAfter, o.LogLevel, o.Controls.String())
+			return f.note("daemon %v socket=%s group=%q connections=%d memory=%d stale=%v level=%v controls=%v listen=%q", o.Uplinks, o.Socket, o.Group, o.MaxConnections, o.Memory, o.StaleAfter, o.LogLevel, o.Controls.String(), o.Listen)
 		},
 		Device: func(_ context.Context, c device.Config) error {
 			return f.note("device %d %d %d %d %d header=%d connections=%d memory=%d", c.Socket, c.Uplink, c.HostPort, c.Control, c.Blocks, c.LinkHeader, c.MaxConnections, c.Memory)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"slices"
@@ -19,6 +20,7 @@ import (
 	"toehold/internal/control"
 	"toehold/internal/device"
 	"toehold/internal/driver"
+	"toehold/internal/metrics"
 )
 
 // DaemonOptions are the flags of `toehold daemon`.
@@ -26,6 +28,7 @@ type DaemonOptions struct {
 	driver.Config
 	Socket string
 	Group  string
+	Listen string // "": no HTTP server
 }
 
 // Defaults of a device.
@@ -47,6 +50,7 @@ func daemonCommand(env *Env) *cobra.Command {
 	var o DaemonOptions
 	cmd.Flags().StringSliceVar(&o.Uplinks, "uplink", nil, "interfaces that offloaded connections leave by")
 	cmd.Flags().StringVar(&o.Group, "group", "", "group that may use the control socket, besides root")
+	cmd.Flags().StringVar(&o.Listen, "listen", "", "[ADDR]:PORT to serve metrics on by HTTP, to anybody who can reach it; nothing can be changed there")
 	cmd.Flags().IntVar(&o.MaxConnections, "max-connections", defaultConnections, "connections that a device takes at most")
 	cmd.Flags().Int64Var(&o.Memory, "memory", defaultMemory, "octets of buffers that a device uses at most")
 	cmd.Flags().DurationVar(&o.StaleAfter, "stale-after", defaultStaleAfter, "age of its heartbeat at which a device counts as hung")
@@ -54,7 +58,7 @@ func daemonCommand(env *Env) *cobra.Command {
 	level := cmd.Flags().String("log-level", "info", "debug, info, warn or error")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		o.Socket = env.socketOf(cmd)
-		if err := o.check(*level); err != nil {
+		if err := o.check(*level, cmd.Flags().Changed("listen")); err != nil {
 			return err
 		}
 		o.Log = logger(env.Err, o.LogLevel)
@@ -63,8 +67,9 @@ func daemonCommand(env *Env) *cobra.Command {
 	return cmd
 }
 
-// check says what is wrong with the flags, before anything is touched.
-func (o *DaemonOptions) check(level string) error {
+// check says what is wrong with the flags, before anything is touched. listen
+// says that an address is given.
+func (o *DaemonOptions) check(level string, listen bool) error {
 	if err := o.LogLevel.UnmarshalText([]byte(level)); err != nil {
 		return usage("log level %q is none of debug, info, warn and error", level)
 	}
@@ -81,6 +86,12 @@ func (o *DaemonOptions) check(level string) error {
 		return usage("memory %d is less than 1 MiB", o.Memory)
 	case o.StaleAfter < 20*time.Millisecond || o.StaleAfter > time.Minute:
 		return usage("stale-after %v is not from 20ms to 1m", o.StaleAfter)
+	}
+	if !listen {
+		return nil
+	}
+	if err := metrics.CheckAddress(o.Listen); err != nil {
+		return usage("listen: %w", err)
 	}
 	return nil
 }
@@ -114,11 +125,11 @@ func Daemon(ctx context.Context, o DaemonOptions, env *Env) error {
 	}
 	hurry(o.Log)
 	signal.Ignore(syscall.SIGHUP)
-	l, err := control.Listen(o.Socket, o.Group)
+	listeners, err := o.listen()
+	defer listeners.close()
 	if err != nil {
 		return err
 	}
-	defer l.Close()
 	d, err := driver.Start(ctx, o.Config)
 	if err != nil {
 		return err
@@ -126,7 +137,7 @@ func Daemon(ctx context.Context, o DaemonOptions, env *Env) error {
 	serving, stop := context.WithCancel(context.Background())
 	defer stop()
 	served := make(chan error, 1)
-	go func() { served <- control.Serve(serving, l, d, Version, o.Log) }()
+	go func() { served <- listeners.serve(serving, d, o.Log) }()
 	fmt.Fprintln(env.Out, "ready")
 	select {
 	case <-ctx.Done():
@@ -141,6 +152,46 @@ func Daemon(ctx context.Context, o DaemonOptions, env *Env) error {
 		err = <-served
 	}
 	return err
+}
+
+// listeners are where the daemon is asked: the control socket, and metrics by
+// HTTP or nil.
+type listeners struct{ control, metrics net.Listener }
+
+// listen opens what is served, before anything is started.
+func (o *DaemonOptions) listen() (l listeners, err error) {
+	if l.control, err = control.Listen(o.Socket, o.Group); err != nil || o.Listen == "" {
+		return l, err
+	}
+	l.metrics, err = metrics.Listen(o.Listen)
+	return l, err
+}
+
+func (l *listeners) close() {
+	for _, one := range []net.Listener{l.control, l.metrics} {
+		if one != nil {
+			one.Close()
+		}
+	}
+}
+
+// serve answers until the context ends or a listener fails.
+func (l *listeners) serve(ctx context.Context, d *driver.Driver, log *slog.Logger) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	pages := make(chan error, 1)
+	if l.metrics == nil {
+		pages <- nil
+	} else {
+		log.Info("metrics are served", "address", l.metrics.Addr())
+		go func() {
+			defer stop()
+			pages <- metrics.Serve(ctx, l.metrics, metrics.Handler(d, Version, log), log)
+		}()
+	}
+	err := control.Serve(ctx, l.control, d, Version, log)
+	stop()
+	return errors.Join(err, <-pages)
 }
 
 func deviceCommand(env *Env) *cobra.Command {

@@ -98,13 +98,16 @@ func (env *Env) devices(devices []driver.Device, err error, asJSON bool) error {
 }
 
 func printDevices(w io.Writer, devices []driver.Device) error {
-	t := newTable("DEVICE", "STATE", ">PID", ">CONNECTIONS", ">CAPACITY", ">MEMORY", ">UPTIME", ">HEARTBEAT", ">RESTARTS", ">OFFLOADS", ">UPLOADS", "REFUSED")
+	t := newTable("DEVICE", "STATE", ">PID", ">CONNECTIONS", ">CAPACITY", ">LOAD", ">BUFFERS", ">MEMORY", ">UPTIME", ">HEARTBEAT", ">RESTARTS", ">OFFLOADS", ">UPLOADS", "REFUSED")
 	for _, d := range devices {
-		pid := ""
+		pid, load, pool := "", "", ""
 		if d.PID != 0 {
 			pid = fmt.Sprint(d.PID)
 		}
-		t.add(d.Device, d.State, pid, d.Connections, d.Capacity, octets(uint64(d.Memory)), micros(d.Uptime),
+		if l := d.Load; l != nil {
+			load, pool = fmt.Sprintf("%.1f%%", 100*l.BusyShare), octets(l.PoolUsed)
+		}
+		t.add(d.Device, d.State, pid, d.Connections, d.Capacity, load, pool, octets(uint64(d.Memory)), micros(d.Uptime),
 			micros(d.HeartbeatAge), d.Restarts, d.Offloads, d.Uploads, counts(d.Refused))
 	}
 	if err := t.print(w); err != nil {
@@ -114,8 +117,36 @@ func printDevices(w io.Writer, devices []driver.Device) error {
 		if d.Detail != "" {
 			fmt.Fprintf(w, "%s: %s\n", d.Device, d.Detail)
 		}
+		if d.Load != nil {
+			printLoad(w, d.Device, d.Load)
+		}
 	}
 	return nil
+}
+
+// printLoad says what a device has done, and what became of frames that went
+// no further.
+func printLoad(w io.Writer, device string, l *driver.Load) {
+	fmt.Fprintf(w, "%s: sent %s in %s, received %s in %s, retransmitted %d, out of order %d\n", device,
+		octets(l.BytesSent), several(int(l.SegsSent), "segment"), octets(l.BytesReceived), several(int(l.SegsReceived), "segment"), l.Retransmits, l.OutOfOrder)
+	fmt.Fprintf(w, "%s: %s; %d of no flow, %d bad, %d not taken by a port; dropped %s\n", device,
+		several(int(l.Frames), "frame"), l.Unknown, l.Bad, l.Untaken, drops(l))
+}
+
+// drops names what the ports dropped, by cause.
+func drops(l *driver.Load) string {
+	all := map[string]int{}
+	for name, p := range map[string]*driver.PortLoad{"uplink": &l.Uplink, "host port": &l.Host} {
+		for cause, n := range map[string]uint64{"queue full": p.RxDropped, "no buffer": p.RxNoBuffer, "too large": p.RxTooLarge, "send error": p.TxErrors} {
+			if n > 0 {
+				all[name+" "+cause] = int(n)
+			}
+		}
+	}
+	if len(all) == 0 {
+		return "none"
+	}
+	return counts(all)
 }
 
 func doctorCommand(env *Env) *cobra.Command {

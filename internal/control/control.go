@@ -10,6 +10,7 @@
 //	GET  /v1/devices                   []driver.Device
 //	POST /v1/devices/restart           []driver.Device
 //	GET  /v1/version                   Version
+//	GET  /metrics                      for Prometheus
 //
 // A selector is carried as driver.Selector.Query writes it. What is wrong is
 // answered with an Error as JSON.
@@ -23,6 +24,7 @@ import (
 	"time"
 
 	"toehold/internal/driver"
+	"toehold/internal/metrics"
 )
 
 // DefaultSocket is where the daemon listens when nothing else is said.
@@ -51,6 +53,7 @@ type Service interface {
 	Events(ctx context.Context, follow bool, emit func(driver.Event) error) error
 	Devices(context.Context) ([]driver.Device, error)
 	RestartDevices(context.Context) ([]driver.Device, error)
+	metrics.Source
 }
 
 // A Version says who answers.

@@ -80,6 +80,10 @@ func (s *stub) RestartDevices(context.Context) ([]driver.Device, error) {
 	return []driver.Device{{Device: "eth0", Restarts: 1}}, s.err
 }
 
+func (s *stub) Figures(context.Context) (driver.Figures, error) {
+	return driver.Figures{Connections: []driver.Population{{Place: driver.InKernel, Count: 7}}}, s.err
+}
+
 // serve runs a server on a real socket and returns its path.
 func serve(t *testing.T, s Service) (path string, stop func()) {
 	t.Helper()
@@ -241,7 +245,7 @@ func TestErrorsKeepTheirKind(t *testing.T) {
 
 // The API refuses what cannot be meant before the service hears of it.
 func TestBadRequests(t *testing.T) {
-	h := Handler(&stub{err: errors.New("reached the service")}, "v")
+	h := Handler(&stub{err: errors.New("reached the service")}, "v", slog.New(slog.DiscardHandler))
 	for _, tt := range []struct {
 		method, url, want string
 		status            int
@@ -425,5 +429,20 @@ func TestConnectionFields(t *testing.T) {
 	var back driver.Connection
 	if err := json.Unmarshal(b, &back); err != nil || !reflect.DeepEqual(back, sample) {
 		t.Errorf("and back: %+v, %v", back, err)
+	}
+}
+
+func TestMetricsOnTheSocket(t *testing.T) {
+	path, _ := serve(t, &stub{})
+	c := NewClient(path)
+	defer c.Close()
+	resp, err := c.http.Get("http://toehold/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || !strings.Contains(string(body), "place=\"kernel\"} 7\n") {
+		t.Errorf("%s, %v: %.200s", resp.Status, err, body)
 	}
 }

@@ -20,6 +20,7 @@ import (
 
 	"toehold/internal/abi"
 	"toehold/internal/driver"
+	"toehold/internal/metrics"
 )
 
 // Listen opens the control socket for root and, when one is named, a group.
@@ -121,7 +122,7 @@ func peerPID(c *net.UnixConn) (pid int32) {
 // events are ended, and the others are waited for, for a moment.
 func Serve(ctx context.Context, l net.Listener, s Service, version string, log *slog.Logger) error {
 	srv := &http.Server{
-		Handler:           Handler(s, version),
+		Handler:           Handler(s, version, log),
 		ReadHeaderTimeout: headerTimeout,
 		MaxHeaderBytes:    maxHeader,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
@@ -142,7 +143,7 @@ func Serve(ctx context.Context, l net.Listener, s Service, version string, log *
 }
 
 // Handler is the API of a Service.
-func Handler(s Service, version string) http.Handler {
+func Handler(s Service, version string, log *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /v1/connections", answer(func(r *http.Request) (any, error) {
 		sel, err := driver.ParseSelector(r.URL.Query())
@@ -171,6 +172,7 @@ func Handler(s Service, version string) http.Handler {
 	mux.Handle("GET /v1/version", answer(func(*http.Request) (any, error) {
 		return Version{version, abi.Version, os.Getpid()}, nil
 	}))
+	mux.Handle("GET /metrics", metrics.Handler(s, version, log))
 	mux.HandleFunc("GET /v1/events", func(w http.ResponseWriter, r *http.Request) { events(w, r, s) })
 	return mux
 }

@@ -40,6 +40,7 @@ type Driver struct {
 	journal *Journal
 	uplinks []*uplink
 	heirs   *heirs
+	ledger  ledger
 
 	mu     sync.Mutex // of what follows; held for look-ups only
 	routes routes

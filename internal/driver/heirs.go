@@ -50,6 +50,13 @@ func (h *heirs) nudge() {
 	}
 }
 
+// waitingWindows is how many windows have not been set yet.
+func (h *heirs) waitingWindows() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.list)
+}
+
 // settle waits until everything that was added has been done, or ctx ends.
 func (h *heirs) settle(ctx context.Context) {
 	done := make(chan struct{})

@@ -26,6 +26,7 @@ type Journal struct {
 	next      int // where the next event goes, once the ring is full
 	followers map[*Follower]struct{}
 	histories map[flow.Key]*history
+	tallies   tallies
 }
 
 // A history belongs to one socket; see sameSocket.
@@ -38,7 +39,7 @@ type history struct {
 
 // NewJournal returns an empty Journal whose events are stamped by now.
 func NewJournal(now func() time.Time) *Journal {
-	return &Journal{now: now, followers: make(map[*Follower]struct{}), histories: make(map[flow.Key]*history)}
+	return &Journal{now: now, followers: make(map[*Follower]struct{}), histories: make(map[flow.Key]*history), tallies: newTallies()}
 }
 
 // Add notes an event.
@@ -64,6 +65,7 @@ func (j *Journal) AddMove(id flow.ID, inode uint64, e Event) {
 
 func (j *Journal) add(e *Event) {
 	e.Time = j.now()
+	j.tallies.count(e)
 	if len(j.ring) < keptEvents {
 		j.ring = append(j.ring, *e)
 	} else {

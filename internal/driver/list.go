@@ -5,13 +5,11 @@ import (
 	"errors"
 	"os"
 	"slices"
-	"sync/atomic"
 
 	"toehold/internal/abi"
 	"toehold/internal/flow"
 	"toehold/internal/handover"
 	"toehold/internal/kernel"
-	"toehold/internal/mono"
 	"toehold/internal/tcb"
 )
 
@@ -297,53 +295,4 @@ func (d *Driver) matched(s Selector, r *Result) error {
 		return noMatch(s)
 	}
 	return nil
-}
-
-// Devices returns the state of every device.
-func (d *Driver) Devices(context.Context) ([]Device, error) {
-	all := make([]Device, 0, len(d.uplinks))
-	for _, u := range d.uplinks {
-		v := Device{Device: u.name, State: "down", Detail: "stopped", Refused: map[string]int{}}
-		u.call(func() { v = u.status(mono.Now()) })
-		all = append(all, v)
-	}
-	return all, nil
-}
-
-func (u *uplink) status(now mono.Time) Device {
-	v := Device{
-		Device: u.name, State: "down", Detail: u.down, Connections: u.table.Len(), Moving: u.table.Moving(),
-		Capacity: u.cfg.MaxConnections, Memory: u.cfg.Memory, Restarts: u.counters.restarts,
-		Offloads: u.counters.offloads, Uploads: u.counters.uploads, Refused: make(map[string]int),
-	}
-	for reason, n := range u.counters.refused {
-		v.Refused[reason] = n
-	}
-	if u.set != nil {
-		c := u.set.Control()
-		v.ToDevice, v.Injected = atomic.LoadUint64(&c.ToDevice), atomic.LoadUint64(&c.Injected)
-		v.Kept, v.Bypassed = atomic.LoadUint64(&c.Dropped), atomic.LoadUint64(&c.Bypassed)
-		v.Fences = atomic.LoadUint64(&c.Fences)
-	}
-	if p := u.proc; p != nil {
-		v.PID, v.HostPort, v.Uptime = p.pid, p.tap, now.Sub(p.started).Microseconds()
-		v.State = u.deviceState()
-		if v.State == "running" {
-			v.HeartbeatAge = u.heartbeatAge(now).Microseconds()
-			v.Capacity, v.Memory = int(p.greeting.Capacity), int64(p.greeting.Memory)
-		}
-	}
-	return v
-}
-
-func (u *uplink) deviceState() string {
-	switch p := u.proc; {
-	case p.doomed:
-		return "down"
-	case !p.greeted():
-		return "starting"
-	case u.draining != nil:
-		return "draining"
-	}
-	return "running"
 }

@@ -165,37 +165,6 @@ type Refusal struct {
 	Detail string         `json:"detail"`
 }
 
-// The kinds of event.
-const (
-	EventOffloaded     = "offloaded"
-	EventRefused       = "refused"
-	EventUploaded      = "uploaded"
-	EventEnded         = "ended" // the connection closed while the device had it
-	EventDeviceStarted = "device-started"
-	EventDeviceLost    = "device-lost"
-	EventDeviceStopped = "device-stopped"
-	EventUplinkGone    = "uplink-gone"
-	EventUplinkBack    = "uplink-back"
-	EventDropped       = "dropped" // the follower was too slow; Count events are missing here
-)
-
-// An Event is one thing that happened, as `toehold events` prints it.
-type Event struct {
-	Time   time.Time `json:"time"`
-	Kind   string    `json:"kind"`
-	Local  string    `json:"local,omitempty"`
-	Remote string    `json:"remote,omitempty"`
-	ID     string    `json:"id,omitempty"`
-	Device string    `json:"device,omitempty"`
-	Reason string    `json:"reason,omitempty"`
-	Detail string    `json:"detail,omitempty"`
-	// Elapsed is as of a Move.
-	Elapsed int64  `json:"elapsed_us,omitempty"`
-	Stall   int64  `json:"stall_us,omitempty"`
-	Bytes   uint64 `json:"bytes_moved,omitempty"`
-	Count   int    `json:"count,omitempty"` // connections concerned, or events dropped
-}
-
 // A Device is the state of one uplink's device.
 type Device struct {
 	Device       string         `json:"device"` // the uplink's name
@@ -218,7 +187,46 @@ type Device struct {
 	Kept         uint64         `json:"frames_kept"`     // wire frames that the kernel was not given
 	Bypassed     uint64         `json:"frames_bypassed"` // of steered flows, let through since the device was stale or fenced
 	Fences       uint64         `json:"fences"`          // times that a stale heartbeat fenced it
+	Requests     int            `json:"requests"`        // of the API that wait for moves
+	Messages     int            `json:"messages"`        // of the device that wait for the driver
+	Load         *Load          `json:"load"`            // null while no device serves
 }
+
+// A Load is what a device says of its work, since its process was started.
+type Load struct {
+	BusyShare     float64  `json:"busy_share"` // of the last second or so that its loop did not sleep
+	Busy          int64    `json:"busy_us"`    // of its time in all
+	PoolUsed      uint64   `json:"pool_used"`  // octets of buffers
+	Frames        uint64   `json:"frames"`     // received, of both ports
+	Unknown       uint64   `json:"frames_unknown"`
+	Bad           uint64   `json:"frames_bad"`
+	Untaken       uint64   `json:"frames_untaken"` // that a port did not take
+	BytesSent     uint64   `json:"bytes_sent"`     // payload, first transmissions only
+	BytesReceived uint64   `json:"bytes_received"`
+	SegsSent      uint64   `json:"segs_sent"`
+	SegsReceived  uint64   `json:"segs_received"`
+	Retransmits   uint64   `json:"retransmits"`
+	OutOfOrder    uint64   `json:"out_of_order"`
+	Uplink        PortLoad `json:"uplink"`
+	Host          PortLoad `json:"host"`
+}
+
+// A PortLoad is what went through one port of a device.
+type PortLoad struct {
+	RxFrames   uint64 `json:"rx_frames"`
+	RxBytes    uint64 `json:"rx_bytes"`
+	RxDropped  uint64 `json:"rx_dropped"` // the queue in the kernel being full
+	RxNoBuffer uint64 `json:"rx_no_buffer"`
+	RxTooLarge uint64 `json:"rx_too_large"`
+	TxFrames   uint64 `json:"tx_frames"`
+	TxBytes    uint64 `json:"tx_bytes"`
+	TxErrors   uint64 `json:"tx_errors"`
+	TxBlocked  uint64 `json:"tx_blocked"` // times that the port took no more for a while
+	TxPending  uint64 `json:"tx_pending"` // frames that wait now
+}
+
+// Dropped are the frames that a port lost.
+func (p *PortLoad) Dropped() uint64 { return p.RxDropped + p.RxNoBuffer + p.RxTooLarge + p.TxErrors }
 
 // stateNames are the kernel's TCP states (include/net/tcp_states.h) by number.
 var stateNames = [...]string{"", "established", "syn-sent", "syn-recv", "fin-wait-1", "fin-wait-2", "time-wait",

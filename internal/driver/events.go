@@ -1,0 +1,60 @@
+package driver
+
+import "time"
+
+// The kinds of event.
+const (
+	EventOffloaded     = "offloaded"
+	EventRefused       = "refused"
+	EventUploaded      = "uploaded"
+	EventEnded         = "ended"
+	EventDeviceStarted = "device-started"
+	EventDeviceLost    = "device-lost"
+	EventDeviceStopped = "device-stopped"
+	EventUplinkGone    = "uplink-gone"
+	EventUplinkBack    = "uplink-back"
+	EventDropped       = "dropped"
+)
+
+// An EventKind says what one kind of event tells.
+type EventKind struct {
+	Name   string
+	Text   string
+	Fields string // those that it has besides time and kind; optional ones in brackets
+}
+
+// ofMove are the fields of what concerns one connection.
+const ofMove = "local, remote, reason, [id], [device], [detail]"
+
+// EventKinds lists every kind; docs/EVENTS.md is this list.
+func EventKinds() []EventKind {
+	return []EventKind{
+		{EventOffloaded, "a connection has moved to the device", ofMove + ", elapsed_us, [stall_us], [bytes_moved]"},
+		{EventRefused, "a connection was not moved and is where it was; without a device when none was asked", ofMove},
+		{EventUploaded, "a connection has come home to the kernel, asked, by the device's own wish, or because the device was lost", ofMove + ", [elapsed_us], [stall_us], [bytes_moved]"},
+		{EventEnded, "a connection closed while the device had it", ofMove},
+		{EventDeviceStarted, "a device serves: at the start of the daemon, and again after each loss or replacement", "device, detail"},
+		{EventDeviceLost, "a device died, hung or was cut off; its connections are the kernel's, each with an event of its own", "device, reason, detail, [count]"},
+		{EventDeviceStopped, "a device that had nothing left was ended, to be replaced or with the daemon", "device, reason"},
+		{EventUplinkGone, "the interface vanished or went down", "device, reason, detail, [count]"},
+		{EventUplinkBack, "the interface is there again, and a device is started", "device"},
+		{EventDropped, "the last event of a follower that did not read fast enough: follow anew, from the events kept", "detail"},
+	}
+}
+
+// An Event is one thing that happened, as `toehold events` prints it.
+type Event struct {
+	Time   time.Time `json:"time"`
+	Kind   string    `json:"kind"`
+	Local  string    `json:"local,omitempty"`
+	Remote string    `json:"remote,omitempty"`
+	ID     string    `json:"id,omitempty"`
+	Device string    `json:"device,omitempty"`
+	Reason string    `json:"reason,omitempty"`
+	Detail string    `json:"detail,omitempty"`
+	// Elapsed is as of a Move.
+	Elapsed int64  `json:"elapsed_us,omitempty"`
+	Stall   int64  `json:"stall_us,omitempty"`
+	Bytes   uint64 `json:"bytes_moved,omitempty"`
+	Count   int    `json:"count,omitempty"` // connections concerned
+}

@@ -1,0 +1,94 @@
+package driver
+
+import (
+	"context"
+	"sync/atomic"
+
+	"github.com/vishvananda/netlink"
+
+	"toehold/internal/abi"
+	"toehold/internal/mono"
+	"toehold/internal/shm"
+)
+
+// Devices returns the state of every device.
+func (d *Driver) Devices(context.Context) ([]Device, error) {
+	all := make([]Device, 0, len(d.uplinks))
+	for _, u := range d.uplinks {
+		v := Device{Device: u.name, State: "down", Detail: "stopped", Refused: map[string]int{}}
+		u.call(func() { v = u.status(mono.Now()) })
+		if v.Load != nil {
+			v.Load.Host.RxDropped = droppedTowards(v.HostPort)
+		}
+		all = append(all, v)
+	}
+	return all, nil
+}
+
+func (u *uplink) status(now mono.Time) Device {
+	v := Device{
+		Device: u.name, State: "down", Detail: u.down, Connections: u.table.Len(), Moving: u.table.Moving(),
+		Capacity: u.cfg.MaxConnections, Memory: u.cfg.Memory, Restarts: u.counters.restarts,
+		Requests: len(u.requests), Offloads: u.counters.offloads, Uploads: u.counters.uploads, Refused: make(map[string]int),
+	}
+	for reason, n := range u.counters.refused {
+		v.Refused[reason] = n
+	}
+	if u.set != nil {
+		c := u.set.Control()
+		v.ToDevice, v.Injected = atomic.LoadUint64(&c.ToDevice), atomic.LoadUint64(&c.Injected)
+		v.Kept, v.Bypassed = atomic.LoadUint64(&c.Dropped), atomic.LoadUint64(&c.Bypassed)
+		v.Fences = atomic.LoadUint64(&c.Fences)
+	}
+	if p := u.proc; p != nil {
+		v.Messages = len(p.messages)
+		v.PID, v.HostPort, v.Uptime = p.pid, p.tap, now.Sub(p.started).Microseconds()
+		v.State = u.deviceState()
+		if u.set != nil && p.greeted() && !p.doomed {
+			v.Load = u.load()
+		}
+		if v.State == "running" {
+			v.HeartbeatAge = u.heartbeatAge(now).Microseconds()
+			v.Capacity, v.Memory = int(p.greeting.Capacity), int64(p.greeting.Memory)
+		}
+	}
+	return v
+}
+
+func (u *uplink) deviceState() string {
+	switch p := u.proc; {
+	case p.doomed:
+		return "down"
+	case !p.greeted():
+		return "starting"
+	case u.draining != nil:
+		return "draining"
+	}
+	return "running"
+}
+
+// load reads what the device says of its work; nil when it died as it wrote.
+func (u *uplink) load() *Load {
+	c, l := u.set.Control(), new(abi.Load)
+	if !shm.Read(&c.Load.Sequence, &c.Load, l) {
+		return nil
+	}
+	return &Load{
+		BusyShare: min(float64(l.Share)/1e6, 1), Busy: int64(l.Busy / 1000), PoolUsed: l.PoolUsed,
+		Frames: l.Frames, Unknown: l.Unknown, Bad: l.BadFrames, Untaken: l.Untaken,
+		BytesSent: l.Wire.BytesSent, BytesReceived: l.Wire.BytesReceived,
+		SegsSent: l.Wire.SegsSent, SegsReceived: l.Wire.SegsReceived,
+		Retransmits: l.Wire.Retransmits, OutOfOrder: l.Wire.OutOfOrder,
+		Uplink: PortLoad(l.Uplink), Host: PortLoad(l.Host),
+	}
+}
+
+// droppedTowards is how many frames found the ring of a host port full. The
+// kernel counts them as not transmitted by its interface.
+func droppedTowards(hostPort string) uint64 {
+	l, err := netlink.LinkByName(hostPort)
+	if err != nil || l.Attrs().Statistics == nil {
+		return 0
+	}
+	return l.Attrs().Statistics.TxDropped
+}
