@@ -34,13 +34,26 @@ type belt struct {
 	header       [wire.MaxHeaders]byte
 	id           abi.HWID
 	answers      []abi.Answer
+	control      string // the connection's congestion control; empty is the device's
+	ecn          bool
+	mark         int // one in so many frames that are ECN-capable is marked; 0: none
+	capable      int
+	marked       int
+	waits        int // bursts of S that the device did not send at once
 }
 
 // newBelt makes one whose sender is the peer, so that octets go towards S.
-func newBelt(tb testing.TB) *belt {
+func newBelt(tb testing.TB) *belt { return newBeltWith(tb, "", 0) }
+
+// newBeltWith makes one with a congestion control, and where mark is not 0 with
+// ECN.
+func newBeltWith(tb testing.TB, control string, mark int) *belt {
 	b := newBeltOf(tb, 1)
+	b.control, b.ecn, b.mark = control, mark > 0, mark
 	b.endpoints()
-	b.device.Handle(b.now, abi.Append(nil, abi.Admit, 1, []abi.Offer{{Key: testKey, MSS: mss}}))
+	offer := abi.Offer{Key: testKey, MSS: mss}
+	copy(offer.CongestionControl[:], control)
+	b.device.Handle(b.now, abi.Append(nil, abi.Admit, 1, []abi.Offer{offer}))
 	b.turn()
 	b.id = b.answers[0].HWID
 	return b
@@ -77,7 +90,7 @@ func (b *belt) endpoints() {
 		State: tcb.Established, SndUna: 1000, SndNxt: 1000, SndWnd: 4 << 20, SndWL1: 5000, SndWL2: 1000,
 		RcvNxt: 5000, RcvAcked: 5000, RcvEdge: 5000 + 4<<20, SndWscale: 8, RcvWscale: 8, MSS: mss,
 		SACK: true, Timestamps: true, Cwnd: 1000, Ssthresh: 1000,
-		TSRecent: uint32(b.now.Milliseconds()),
+		TSRecent: uint32(b.now.Milliseconds()), ECN: b.ecn,
 	}
 	if err := b.sender.Restore(b.now, &snap, tcp.Options{CC: "none", RcvBuf: 4 << 20}); err != nil {
 		b.tb.Fatal(err)
@@ -103,6 +116,10 @@ func (b *belt) own() {
 	part := &b.device.blocks[0].Kernel
 	part.HWID, part.Key = b.id, testKey
 	part.State = beltState
+	copy(part.State.CongestionControl[:], b.control)
+	if b.ecn {
+		part.State.Flags |= abi.FlagECN
+	}
 	b.device.Handle(b.now, abi.Append(nil, abi.Own, 1, []abi.Command{{HWID: b.id}}))
 	b.turn()
 	if len(b.answers) != 1 || b.answers[0].Reason != abi.None {
@@ -134,6 +151,7 @@ func (b *belt) carry(n int) {
 
 func (b *belt) transmit(c *tcp.Conn, t *wire.Template, p port.Port) {
 	for c.Output(b.now, &b.out) {
+		b.pathMarks(&b.out.ECN)
 		n := t.Build(b.header[:], &b.out)
 		if !p.Queue(b.header[:n], b.out.Pieces[:b.out.NPieces]) {
 			b.tb.Fatal("pipe full")
@@ -152,6 +170,7 @@ func (b *belt) take(c *tcp.Conn, p port.Port) {
 		if v := wire.Parse(f.Buf, f.N, etherLen, &packet); v != wire.OK {
 			b.tb.Fatal(v)
 		}
+		b.pathMarks(&packet.Seg.ECN)
 		c.Receive(b.now, &packet.Seg)
 		f.Buf.Release()
 	}
@@ -159,6 +178,46 @@ func (b *belt) take(c *tcp.Conn, p port.Port) {
 	for c.Next(&s) {
 		b.got += uint64(s.Len)
 		s.Buf.Release()
+	}
+}
+
+// pathMarks is a queue that marks what passes it, into the device and out of it.
+func (b *belt) pathMarks(ecn *uint8) {
+	if b.mark == 0 || *ecn != wire.ECT0 {
+		return
+	}
+	if b.capable++; b.capable%b.mark == 0 {
+		b.marked++
+		*ecn = wire.CE
+	}
+}
+
+// burst is how many super-segments S has to send at once.
+const burst = 32
+
+// carryBack moves n bursts of octets from S to the peer, as the device's
+// congestion control and its pacing let them.
+func (b *belt) carryBack(n int) {
+	for range n {
+		for range burst {
+			b.receiver.Send(frame.Span{Buf: b.pool.Get(frame.Large), Len: 65160})
+		}
+		for want, i := b.got+burst*65160, 0; b.got < want; i++ {
+			if i == 10000 {
+				b.tb.Fatalf("%d octets of a burst did not arrive", want-b.got)
+			}
+			b.now += mono.Time(20 * time.Microsecond)
+			b.transmit(&b.receiver, &b.fromReceiver, b.toReceiver)
+			b.turn()
+			before := b.got
+			b.take(&b.sender, b.toSender)
+			b.now += mono.Time(20*time.Microsecond) + mono.Time(b.got-before) // at an octet a nanosecond
+			b.transmit(&b.sender, &b.fromSender, b.toSender)
+			b.turn()
+			b.take(&b.receiver, b.toReceiver)
+			b.pool.Recycle()
+			b.waits += min(i, 1)
+		}
 	}
 }
 
@@ -176,6 +235,42 @@ func TestNoAllocationPerSegment(t *testing.T) {
 		if want := uint64(2201 * 65160); b.got != want {
 			t.Errorf("owned %v: %d octets arrived, want %d", owned, b.got, want)
 		}
+	}
+}
+
+// No segment costs an allocation with ECN either, marks and answers to them
+// included, nor with a congestion control that paces.
+func TestNoAllocationPerSegmentWithECNOrBBR(t *testing.T) {
+	for _, tt := range []struct {
+		control string
+		mark    int
+	}{{"cubic", 47}, {"reno", 47}, {"dctcp", 7}, {"bbr", 0}} {
+		t.Run(tt.control, func(t *testing.T) {
+			b := newBeltWith(t, tt.control, tt.mark)
+			b.own()
+			b.carry(500)
+			b.carryBack(200)
+			before := b.marked
+			n := testing.AllocsPerRun(50, func() {
+				b.carry(1)
+				b.carryBack(1)
+			})
+			if n != 0 {
+				t.Errorf("%v allocations for a super-segment one way, and a burst the other", n)
+			}
+			if want := uint64(551*65160 + 251*burst*65160); b.got != want {
+				t.Errorf("%d octets arrived, want %d", b.got, want)
+			}
+			if (tt.mark > 0) != (b.marked > before) {
+				t.Errorf("%d of %d frames were marked", b.marked-before, b.capable)
+			}
+			if b.waits == 0 {
+				t.Error("neither window nor pacing made anything wait")
+			}
+			if m := b.device.find(b.id).metrics(); (tt.mark > 0) != (m.Cwnd < 1000) {
+				t.Errorf("the window is of %d segments", m.Cwnd)
+			}
+		})
 	}
 }
 

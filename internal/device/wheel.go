@@ -11,6 +11,7 @@ import (
 // horizon waits in the farthest slot and is set again from there.
 type wheel struct {
 	slots [wheelSlots]timer // heads of circular lists
+	due   timer             // head of the list that run is at; a local one would be on the heap
 	tick  int64             // the last tick that has been run
 	armed int
 }
@@ -74,15 +75,15 @@ func (w *wheel) run(now mono.Time, fire func(*timer)) {
 	}
 	for w.tick < last {
 		w.tick++
-		head := &w.slots[w.tick%wheelSlots]
-		var due timer // the list as it is now; what fire sets waits for its own turn
+		head, due := &w.slots[w.tick%wheelSlots], &w.due
 		if head.next == head {
 			continue
 		}
+		// The list as it is now: what fire sets waits for its own turn.
 		due.next, due.prev = head.next, head.prev
-		due.next.prev, due.prev.next = &due, &due
+		due.next.prev, due.prev.next = due, due
 		head.next, head.prev = head, head
-		for due.next != &due {
+		for due.next != due {
 			t := due.next
 			w.clear(t)
 			fire(t)

@@ -68,6 +68,23 @@ func TestWheelNeverFiresEarlyWithinTheHorizon(t *testing.T) {
 	}
 }
 
+// Time that passes costs no allocation, with something to fire or without.
+func TestWheelDoesNotAllocate(t *testing.T) {
+	var w wheel
+	w.init(0)
+	var tm timer
+	now, fired := mono.Time(0), 0
+	fire := func(*timer) { fired++ }
+	n := testing.AllocsPerRun(100, func() {
+		w.set(&tm, now.Add(5*wheelTick))
+		now = now.Add(10 * wheelTick)
+		w.run(now, fire)
+	})
+	if n != 0 || fired != 101 {
+		t.Errorf("%v allocations for ten ticks, fired %d times", n, fired)
+	}
+}
+
 func TestWheelAfterALongStop(t *testing.T) {
 	var w wheel
 	w.init(0)
