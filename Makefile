@@ -56,7 +56,7 @@ bench: build
 	$(GO) test -run '^$$' -bench . -benchmem -timeout $(TIMEOUT) $(EXEC) $(PKGS)
 	$(SUDO) bin/toehold bench
 
-# The table of docs/PATHS.md, some six minutes on two idle processors. What else
+# the table of docs/PATHS.md, some ten minutes on two idle processors. What else
 # runs there disturbs it less so.
 paths: build
 	$(SUDO) nice -n -20 bin/toehold bench --only paths

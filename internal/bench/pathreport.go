@@ -3,6 +3,7 @@ package bench
 import (
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -19,6 +20,7 @@ type Path struct {
 	Kernel     PathPlace `json:"kernel"`
 	Device     PathPlace `json:"device"`
 	Ratio      float64   `json:"ratio"`  // device by kernel
+	Error      float64   `json:"error"`  // standard, of the ratio
 	Ratios     []float64 `json:"ratios"` // of each round
 }
 
@@ -38,8 +40,24 @@ func newPath(c cell, kernel, device []transfer) Path {
 	for i := range kernel {
 		p.Ratios = append(p.Ratios, device[i].mbits/kernel[i].mbits)
 	}
-	p.Ratio = p.Device.Mbits / p.Kernel.Mbits
+	p.Ratio, p.Error = p.Device.Mbits/p.Kernel.Mbits, standardError(kernel, device)
 	return p
+}
+
+// standardError is that of the ratio of two sums whose terms come in pairs
+// (Cochran, Sampling Techniques, 3rd edition, section 6.4), 0 when one pair does
+// not tell.
+func standardError(kernel, device []transfer) float64 {
+	n := float64(len(kernel))
+	if n < 2 {
+		return 0
+	}
+	ratio, rest := sumOf(device).Mbits/sumOf(kernel).Mbits, 0.0
+	for i := range kernel {
+		d := device[i].mbits - ratio*kernel[i].mbits
+		rest += d * d
+	}
+	return math.Sqrt(rest/(n*(n-1))) / sumOf(kernel).Mbits
 }
 
 func sumOf(all []transfer) (p PathPlace) {
@@ -70,8 +88,12 @@ func (r *Report) pathsTable(w io.Writer) error {
 		}
 		rows[i][slices.Index(columns, p.Congestion+", "+p.Direction)] = fmt.Sprintf("%.2f (%.1f)", p.Ratio, p.Kernel.Mbits)
 	}
+	rounds, worst := 0, 0.0
+	for _, p := range r.Paths {
+		rounds, worst = rounds+len(p.Ratios), max(worst, p.Error)
+	}
 	fmt.Fprintf(w, "\nGoodput of the device by the kernel's, in brackets the kernel's in Mbit/s, by the program's direction.\n"+
-		"The processors were idle for %.0f %% of the time.\n\n", 100*r.Idle)
+		"%d rounds; the standard error of a ratio is %.3f at most. The processors were idle for %.0f %% of the time.\n\n", rounds, worst, 100*r.Idle)
 	return markdown(w, columns, rows)
 }
 

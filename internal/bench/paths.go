@@ -23,7 +23,9 @@ import (
 
 // PathOptions say how to measure over adverse paths.
 type PathOptions struct {
-	Rounds     int           // of kernel and device by turns, whose sums count; 0: 3
+	Rounds     int           // of kernel and device by turns, whose sums count, at least; 0: 3
+	Error      float64       // more rounds until the ratio's standard error is no greater; 0: 0.03
+	Most       int           // rounds; 0: 16
 	Window     time.Duration // of one transfer; 0: 4 s
 	AtOnce     int           // cells that are measured at the same time; 0: 10
 	Congestion []string      // controls of both ends; empty: pathCongestion
@@ -36,12 +38,16 @@ var pathCongestion = []string{"cubic", "reno", "bbr"}
 
 const (
 	defaultPathRounds  = 3
+	defaultPathError   = 0.03
+	defaultPathMost    = 16
 	defaultPathWindow  = 4 * time.Second
 	defaultPathsAtOnce = 10
 )
 
 func (o *PathOptions) defaults() {
 	o.Rounds = cmp.Or(o.Rounds, defaultPathRounds)
+	o.Error = cmp.Or(o.Error, defaultPathError)
+	o.Most = max(cmp.Or(o.Most, defaultPathMost), o.Rounds)
 	o.Window = cmp.Or(o.Window, defaultPathWindow)
 	o.AtOnce = cmp.Or(o.AtOnce, defaultPathsAtOnce)
 	if len(o.Congestion) == 0 {
@@ -54,6 +60,10 @@ func (o *PathOptions) check() error {
 	switch {
 	case o.Rounds < 1 || o.Rounds > maxRounds:
 		return fmt.Errorf("%d rounds over a path are not from 1 to %d", o.Rounds, maxRounds)
+	case o.Most < 1 || o.Most > maxRounds:
+		return fmt.Errorf("%d rounds over a path at most are not from 1 to %d", o.Most, maxRounds)
+	case !(o.Error > 0):
+		return fmt.Errorf("a standard error of %v is not above 0", o.Error)
 	case o.Window < minWindow || o.Window > maxWindow:
 		return fmt.Errorf("window %v of a path is not from %v to %v", o.Window, minWindow, maxWindow)
 	case o.AtOnce < 1 || o.AtOnce > maxAtOnce:
@@ -191,13 +201,17 @@ func (b *bench) cellsOf(ctx context.Context, cells []cell, todo <-chan int) (err
 }
 
 // path measures one cell, kernel and device by turns over the same fates of
-// frames.
+// frames, until the ratio is known well enough. When that is does not depend on
+// what the ratio is.
 func (b *bench) path(ctx context.Context, c cell) (Path, error) {
 	if err := b.rig.Net.SetCongestion(c.congestion); err != nil {
 		return Path{}, err
 	}
 	var kernel, device []transfer
-	for round := range b.Paths.Rounds {
+	for round := range b.Paths.Most {
+		if round >= b.Paths.Rounds && standardError(kernel, device) <= b.Paths.Error {
+			break
+		}
 		k, err := b.transfer(ctx, c, uint64(round), false)
 		if err != nil {
 			return Path{}, fmt.Errorf("in the kernel: %w", err)

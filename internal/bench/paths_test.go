@@ -3,6 +3,7 @@ package bench
 import (
 	"bytes"
 	"encoding/json"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -13,7 +14,7 @@ import (
 func TestPaths(t *testing.T) {
 	var out, log bytes.Buffer
 	err := Run(t.Context(), Options{JSON: true, Only: []string{"paths"}, Out: &out, Progress: &log, Paths: PathOptions{
-		Rounds: 2, Window: 400 * time.Millisecond, Match: "^RTT 20ms, 1 BDP.*cubic, send|^RTT 20ms.*1/4 BDP, loss 1.*reno, receive"}})
+		Rounds: 2, Most: 2, Window: 400 * time.Millisecond, Match: "^RTT 20ms, 1 BDP.*cubic, send|^RTT 20ms.*1/4 BDP, loss 1.*reno, receive"}})
 	if err != nil {
 		t.Fatalf("%v, after %q", err, log.String())
 	}
@@ -103,5 +104,29 @@ func TestPathsTable(t *testing.T) {
 `
 	if got != want {
 		t.Errorf("got\n%s", got)
+	}
+}
+
+// Rounds that agree say that the ratio is known; such that do not, that it is
+// not. A round in which both are twice as fast says nothing about it.
+func TestStandardError(t *testing.T) {
+	of := func(mbits ...float64) (all []transfer) {
+		for _, m := range mbits {
+			all = append(all, transfer{mbits: m})
+		}
+		return all
+	}
+	for _, tt := range []struct {
+		kernel, device []transfer
+		want           float64
+	}{
+		{of(10), of(9), 0},
+		{of(10, 20, 40), of(9, 18, 36), 0},
+		{of(10, 10), of(8, 12), 0.2}, // one in sqrt(2) of a deviation of 0.2 sqrt(2)
+		{of(10, 10, 10, 10), of(8, 12, 8, 12), 0.4 / math.Sqrt(12)},
+	} {
+		if got := standardError(tt.kernel, tt.device); math.Abs(got-tt.want) > 1e-9 {
+			t.Errorf("%v by %v: %v, want %v", tt.device, tt.kernel, got, tt.want)
+		}
 	}
 }
