@@ -81,7 +81,7 @@ func TestProbeOfCubic(t *testing.T) {
 	if k := probeOne(t, set, n.Host, keyOf(s)); k.Cubic != (abi.CubicState{}) {
 		t.Errorf("before any traffic: %+v", k.Cubic)
 	}
-	stop := n.Peer.Lose(t, n.PeerIf, 60)
+	stop := n.Peer.Lose(t, n.PeerIf, 60, testnet.In)
 	send(t, set, n.Host, s, peer, 10<<20)
 	stop()
 	var k abi.KernelState

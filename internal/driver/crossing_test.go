@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"toehold/internal/driver"
+	"toehold/internal/testnet"
 )
 
 // info is what the program sees of its own socket.
@@ -191,10 +192,10 @@ func TestSACKsComeHome(t *testing.T) {
 	attempt := func() bool {
 		p := r.connect(1, false)[0]
 		r.moved(r.offload(p.selector()), 1)
-		lossy := r.Peer.Lose(t, r.PeerIf, 8)
+		lossy := r.Peer.Lose(t, r.PeerIf, 8, testnet.In)
 		go p.host.Write(make([]byte, octets))
 		time.Sleep(30 * time.Millisecond)
-		cut := r.Peer.Lose(t, r.PeerIf, 1)
+		cut := r.Peer.Lose(t, r.PeerIf, 1, testnet.In)
 		time.Sleep(5 * time.Millisecond)
 		r.moved(r.upload(p.selector()), 1)
 		sacked := p.info(t).Sacked

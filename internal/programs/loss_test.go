@@ -6,65 +6,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/link"
-	"github.com/vishvananda/netlink"
-
 	"toehold/internal/rig"
+	"toehold/internal/testnet"
 )
-
-// Verdicts of a tcx program (include/uapi/linux/bpf.h).
-const (
-	tcxNext = -1
-	tcxDrop = 2
-)
-
-// dropOneIn returns a program that drops one frame in so many, at random. A
-// frame is a super-segment here: what is lost is lost in bursts.
-func dropOneIn(t *testing.T, n int32) *ebpf.Program {
-	t.Helper()
-	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Type: ebpf.SchedCLS, License: "Dual BSD/GPL",
-		Instructions: asm.Instructions{
-			asm.FnGetPrandomU32.Call(),
-			asm.Mod.Imm32(asm.R0, n),
-			asm.JEq.Imm32(asm.R0, 0, "drop"),
-			asm.Mov.Imm(asm.R0, tcxNext),
-			asm.Return(),
-			asm.Mov.Imm(asm.R0, tcxDrop).WithSymbol("drop"),
-			asm.Return(),
-		},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { p.Close() })
-	return p
-}
-
-// loseFrames makes the wire of a rig lose frames both ways, at the peer's end.
-func loseFrames(t *testing.T, r *rig.Rig, oneIn int32) {
-	t.Helper()
-	p := dropOneIn(t, oneIn)
-	err := r.Net.Peer.Do(func() error {
-		l, err := netlink.LinkByName(r.Net.PeerIf)
-		if err != nil {
-			return err
-		}
-		for _, direction := range []ebpf.AttachType{ebpf.AttachTCXIngress, ebpf.AttachTCXEgress} {
-			attached, err := link.AttachTCX(link.TCXOptions{Program: p, Interface: l.Attrs().Index, Attach: direction})
-			if err != nil {
-				return err
-			}
-			t.Cleanup(func() { attached.Close() })
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-}
 
 // On a wire that loses frames, connections move back and forth, in the middle
 // of recovery too, and the device dies now and then.
@@ -75,7 +19,7 @@ func TestLossyWire(t *testing.T) {
 	)
 	r := newRig(t)
 	all := startDialogues(t, r)
-	loseFrames(t, r, oneIn)
+	r.Net.Peer.Lose(t, r.Net.PeerIf, oneIn, testnet.In, testnet.Out)
 	random := rand.New(rand.NewPCG(seed(t), 3))
 	pause := func() { time.Sleep(time.Duration(random.Int64N(int64(60 * time.Millisecond)))) }
 	offloads, uploads := 0, 0

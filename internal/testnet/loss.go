@@ -16,10 +16,48 @@ const (
 	tcxDrop = 2
 )
 
+// Ways of a Lose.
+const (
+	In  = ebpf.AttachTCXIngress
+	Out = ebpf.AttachTCXEgress
+)
+
 // Lose makes an interface of the namespace lose one in so many of the frames
-// that come in, at random, until stop is called or the test ends. A frame is
-// a super-segment over a veth: what is lost is lost in bursts.
-func (ns *Namespace) Lose(t testing.TB, ifName string, oneIn int32) (stop func()) {
+// that go a way, at random, until stop is called or the test ends. A frame is a
+// super-segment over a veth: what is lost is lost in bursts.
+func (ns *Namespace) Lose(t testing.TB, ifName string, oneIn int32, ways ...ebpf.AttachType) (stop func()) {
+	t.Helper()
+	p := dropOneIn(t, oneIn)
+	defer p.Close()
+	var all []link.Link
+	stop = sync.OnceFunc(func() {
+		for _, l := range all {
+			l.Close()
+		}
+	})
+	t.Cleanup(stop)
+	err := ns.Do(func() error {
+		i, err := netlink.LinkByName(ifName)
+		if err != nil {
+			return err
+		}
+		for _, way := range ways {
+			l, err := link.AttachTCX(link.TCXOptions{Program: p, Interface: i.Attrs().Index, Attach: way})
+			if err != nil {
+				return err
+			}
+			all = append(all, l)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return stop
+}
+
+// dropOneIn loads a program that drops one frame in so many.
+func dropOneIn(t testing.TB, oneIn int32) *ebpf.Program {
 	t.Helper()
 	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Type: ebpf.SchedCLS, License: "Dual BSD/GPL",
@@ -36,20 +74,5 @@ func (ns *Namespace) Lose(t testing.TB, ifName string, oneIn int32) (stop func()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.Close()
-	var at link.Link
-	err = ns.Do(func() error {
-		l, err := netlink.LinkByName(ifName)
-		if err != nil {
-			return err
-		}
-		at, err = link.AttachTCX(link.TCXOptions{Program: p, Interface: l.Attrs().Index, Attach: ebpf.AttachTCXIngress})
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	stop = sync.OnceFunc(func() { at.Close() })
-	t.Cleanup(stop)
-	return stop
+	return p
 }
