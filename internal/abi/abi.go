@@ -14,7 +14,7 @@ import (
 
 // Version is the version of everything in this package. Driver and device
 // refuse each other when theirs differ.
-const Version = 6
+const Version = 7
 
 // HWID is a hardware connection identifier: index into the device's table in
 // the lower 32 bits, generation of that slot in the upper ones. Generations
@@ -160,7 +160,40 @@ type KernelState struct {
 	Cubic                     CubicState // zero unless CongestionControl is cubic
 	DCTCP                     DCTCPState // dctcp
 	BBR                       BBRState   // bbr
+	Socket                    SocketState
 }
+
+// A SocketState is socket-level state of a connection: what its program has
+// set.
+type SocketState struct {
+	SndBuf, RcvBuf uint32 // octets of memory at most
+	SendMemory     uint32 // octets of memory that the send queue takes
+	RcvLowat       uint32 // octets that wake a reader; 0: one
+	NotSentLowat   uint32 // octets not sent up to which a writer is woken; all ones: no limit
+	Priority, Mark uint32
+	Linger         uint32 // ms, with SocketLinger
+	TTL            uint8  // or hop limit; 0: the route's
+	TOS            uint8  // or traffic class
+	Shutdown       uint8  // Shutdown...
+	Flags          uint8  // Socket...
+	_              [4]byte
+}
+
+// Options of a socket.
+const (
+	SocketNoDelay   = 1 << iota // TCP_NODELAY
+	SocketCork                  // TCP_CORK
+	SocketKeepalive             // SO_KEEPALIVE
+	SocketLinger                // SO_LINGER
+	SocketSndBuf                // SO_SNDBUF was set: the kernel does not tune it
+	SocketRcvBuf                // SO_RCVBUF
+)
+
+// Sides of a socket that are shut down.
+const (
+	ShutdownRead = 1 << iota
+	ShutdownWrite
+)
 
 // A CubicState is the private state of cubic (struct bictcp). Windows are in
 // segments.
@@ -224,16 +257,15 @@ type KernelPart struct {
 	Source   [6]byte // link address of the uplink
 	PathMTU  uint32  // octets of IP packet
 	TTL, TOS uint8
-	_        [118]byte
+	_        [78]byte
 }
 
 // A SocketPart is the socket-level part of a block. Its writer is the driver.
 type SocketPart struct {
 	Sequence       uint64
-	SndBuf, RcvBuf uint32 // octets
+	HWID           HWID
 	Queued, Unread uint32 // octets written and not acknowledged; received and not read
-	Shutdown       uint8
-	_              [39]byte
+	State          SocketState
 }
 
 // A HardwarePart is the hardware-level part of a block. Its writer is the

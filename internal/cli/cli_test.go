@@ -81,7 +81,8 @@ func (f *fake) Show(_ context.Context, s driver.Selector) (driver.Detail, error)
 		State: c.State, CongestionControl: "cubic", SndUna: 1000, SndNxt: 2448, SndWnd: 65535, RcvNxt: 77, RcvWnd: 64240, SndWscale: 7, RcvWscale: 9,
 		MSS: 1448, RTT: 120, RTO: 201000, Cwnd: 10, Ssthresh: infiniteSsthresh, BytesSent: c.BytesSent, BytesReceived: c.BytesReceived,
 		Timestamps: true, SACK: true,
-	}, Socket: driver.SocketPart{PID: c.PID, Comm: c.Comm, FD: c.FD, Queued: 1448}, History: []driver.Move{}}
+	}, Socket: driver.SocketPart{PID: c.PID, Comm: c.Comm, FD: c.FD, Queued: 1448, SndBuf: 87040, RcvBuf: 131072, SendMemory: 2304, RcvLowat: 1, NotSentLowat: -1,
+		Shutdown: "none", NoDelay: true, Keepalive: true, KeepTime: 7_200_000, KeepInterval: 75_000, KeepProbes: 9, Linger: -1, Mark: 0x55}, History: []driver.Move{}}
 	if c.Place == driver.OnDevice {
 		d.Hardware = &driver.HardwarePart{Place: "owned", State: "established", Recovery: "open", CongestionControl: "bbr", SndUna: 1000, SndNxt: 2448, SndWnd: 65000, RcvNxt: 77,
 			RcvWnd: 64000, RTT: 25000, RTO: 225000, Cwnd: 64, Ssthresh: 32, HeldOut: 1448, BytesSent: 4 << 20, Retransmits: 3}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -171,10 +172,12 @@ func printParts(w io.Writer, d *driver.Detail) error {
 	t.add("  sent", octets(k.BytesSent), "", blank(octets(h.BytesSent)+" since the offload"))
 	t.add("  received", octets(k.BytesReceived), "", blank(octets(h.BytesReceived)+" since the offload"))
 	t.add("  retransmits", k.Retransmits, "", blank(h.Retransmits))
-	t.add("  held", "", "", blank(fmt.Sprintf("%s out, %s in", octets(uint64(h.HeldOut)), octets(uint64(h.HeldIn)))))
+	t.add("  buffers", "", fmt.Sprintf("%s of %s out, %s in", octets(uint64(s.SendMemory)), octets(uint64(s.SndBuf)), octets(uint64(s.RcvBuf))), blank(fmt.Sprintf("%s out, %s in", octets(uint64(h.HeldOut)), octets(uint64(h.HeldIn)))))
 	t.add("  mss", k.MSS, "", "")
 	t.add("  control", k.CongestionControl, "", blank(h.CongestionControl))
-	t.add("  options", optionsOf(k), "", "")
+	t.add("  options", optionsOf(k), setBy(s), "")
+	t.add("  shutdown", "", s.Shutdown, "")
+	t.add("  packets", "", headerOf(s), "")
 	return t.print(w)
 }
 
@@ -191,3 +194,32 @@ func optionsOf(k *driver.KernelPart) string {
 	}
 	return strings.Join(options, " ")
 }
+
+// setBy is what a program has set of its socket.
+func setBy(s *driver.SocketPart) string {
+	var set []string
+	add := func(is bool, format string, args ...any) {
+		if is {
+			set = append(set, fmt.Sprintf(format, args...))
+		}
+	}
+	add(s.NoDelay, "nodelay")
+	add(s.Cork, "cork")
+	add(s.Keepalive, "keepalive %s/%s/%d", millis(s.KeepTime), millis(s.KeepInterval), s.KeepProbes)
+	add(s.UserTimeout != 0, "user-timeout %s", millis(s.UserTimeout))
+	add(s.Linger >= 0, "linger %s", millis(uint32(s.Linger)))
+	add(s.RcvLowat > 1, "rcvlowat %d", s.RcvLowat)
+	add(s.NotSentLowat >= 0, "notsent-lowat %d", s.NotSentLowat)
+	return strings.Join(set, " ")
+}
+
+// headerOf is what the socket wants in the header of its packets.
+func headerOf(s *driver.SocketPart) string {
+	ttl := "the route's"
+	if s.TTL != 0 {
+		ttl = fmt.Sprint(s.TTL)
+	}
+	return fmt.Sprintf("ttl %s, tos %#x, priority %d, mark %#x", ttl, s.TOS, s.Priority, s.Mark)
+}
+
+func millis(ms uint32) time.Duration { return time.Duration(ms) * time.Millisecond }

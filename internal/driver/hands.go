@@ -75,10 +75,12 @@ func (u *uplink) Describe(c *handover.Conn) error {
 	k, s := &b.Kernel, &b.Socket
 	shm.Publish(&k.Sequence, func() {
 		k.HWID, k.Key, k.State = c.HWID, c.Key, c.State
+		k.State.Socket = abi.SocketState{} // it has a part of its own
 		k.NextHop, k.Source, k.PathMTU = c.Path.NextHop, c.Path.Source, c.Path.MTU
 	})
 	shm.Publish(&s.Sequence, func() {
-		s.Queued, s.Unread = c.State.WriteSeq-c.State.SndUna, c.State.RcvNxt-c.State.CopiedSeq
+		now := socketLevel(&c.State)
+		s.HWID, s.Queued, s.Unread, s.State = c.HWID, now.Queued, now.Unread, now.State
 	})
 	return nil
 }

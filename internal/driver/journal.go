@@ -34,6 +34,7 @@ type history struct {
 	inode             uint64
 	offloads, uploads int
 	reason            string
+	retransmits       uint64 // segments that devices have sent again
 	moves             []Move
 }
 
@@ -106,6 +107,16 @@ func (j *Journal) fill(c *Connection, inode uint64) {
 	defer j.mu.Unlock()
 	if h := j.histories[c.Flow().Key()]; h != nil && sameSocket(h.inode, inode) {
 		c.Offloads, c.Uploads, c.Reason = h.offloads, h.uploads, h.reason
+		c.Retransmits += h.retransmits
+	}
+}
+
+// carry keeps what a device that had the connection had to send again.
+func (j *Journal) carry(id flow.ID, retransmits uint64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if h := j.histories[id.Key()]; h != nil {
+		h.retransmits += retransmits
 	}
 }
 

@@ -50,7 +50,9 @@ func TestHistory(t *testing.T) {
 	j.AddMove(id, 5, Event{Kind: EventRefused, Reason: "device-full"})
 	j.AddMove(id, 5, Event{Kind: EventOffloaded, Reason: "asked", ID: "3-1", Elapsed: 7})
 	j.AddMove(id, 5, Event{Kind: EventUploaded, Reason: "device-died"})
-	if c := view(5); c.Offloads != 1 || c.Uploads != 1 || c.Reason != "device-died" {
+	j.carry(id, 3)
+	j.carry(numbered(99), 3) // nobody knows it
+	if c := view(5); c.Retransmits != 3 || c.Offloads != 1 || c.Uploads != 1 || c.Reason != "device-died" {
 		t.Errorf("the view is %+v", c)
 	}
 	moves := j.moves(id, 5)

@@ -10,7 +10,6 @@ import (
 	"toehold/internal/flow"
 	"toehold/internal/handover"
 	"toehold/internal/kernel"
-	"toehold/internal/tcb"
 )
 
 // A placed is where a connection is, as an uplink has it.
@@ -151,70 +150,6 @@ func connections(all []found) []Connection {
 	}
 	return conns
 }
-
-// Show returns the one connection that s names.
-func (d *Driver) Show(_ context.Context, s Selector) (Detail, error) {
-	all, err := d.find(s, true)
-	if err != nil {
-		return Detail{}, err
-	}
-	if _, err := One(s, connections(all)); err != nil {
-		return Detail{}, err
-	}
-	f := &all[0]
-	k := &f.socket.State
-	detail := Detail{
-		Connection: f.conn,
-		Kernel:     kernelPart(k),
-		Socket: SocketPart{
-			PID: f.socket.Owner.PID, Comm: f.socket.Owner.Comm, FD: f.socket.Owner.FD, UID: k.UID, Cookie: k.Cookie,
-			Queued: k.WriteSeq - k.SndUna, Unread: k.RcvNxt - k.CopiedSeq,
-		},
-		History: d.journal.moves(f.conn.Flow(), k.Inode),
-	}
-	if f.placed != nil {
-		detail.Kernel.PathMTU = f.placed.mtu
-		detail.Hardware = hardwarePart(f.placed.hardware)
-	}
-	return detail, nil
-}
-
-func kernelPart(k *abi.KernelState) KernelPart {
-	return KernelPart{
-		State: stateName(k.State), CongestionControl: text(k.CongestionControl),
-		SndUna: k.SndUna, SndNxt: k.SndNxt, SndWnd: k.SndWnd, RcvNxt: k.RcvNxt, RcvWnd: k.RcvWnd,
-		SndWscale: k.SndWscale, RcvWscale: k.RcvWscale, MSS: k.MSS, RTT: k.SRTT, RTTVar: k.RTTVar, RTO: k.RTO,
-		Cwnd: k.SndCwnd, Ssthresh: k.SndSsthresh, Retransmits: k.Retransmits,
-		BytesSent: k.BytesSent, BytesReceived: k.BytesReceived,
-		Timestamps: k.Flags&abi.FlagTimestamps != 0, SACK: k.Flags&abi.FlagSACK != 0, ECN: k.Flags&abi.FlagECN != 0,
-	}
-}
-
-func hardwarePart(h *abi.HardwarePart) *HardwarePart {
-	if h == nil {
-		return nil
-	}
-	return &HardwarePart{
-		Place: placeName(h.Place), State: tcb.State(h.State).String(), Recovery: recoveryName(h.Recovery),
-		SndUna: h.SndUna, SndNxt: h.SndNxt, SndWnd: h.SndWnd, RcvNxt: h.RcvNxt, RcvAcked: h.RcvAcked, RcvWnd: h.RcvWnd,
-		CongestionControl: text(h.CongestionControl),
-		RTT:               h.SRTT, RTTVar: h.RTTVar, RTO: h.RTO, Cwnd: h.Cwnd, Ssthresh: h.Ssthresh,
-		HeldOut: h.HeldOut, HeldIn: h.HeldIn, BytesSent: h.BytesSent, BytesReceived: h.BytesReceived,
-		SegsSent: h.SegsSent, SegsReceived: h.SegsReceived, Retransmits: h.Retransmits, OutOfOrder: h.OutOfOrder,
-		Reason: abi.Reason(h.Reason).String(),
-	}
-}
-
-// name is one of names, or "unknown" for what a device should not say.
-func name(names []string, n uint8) string {
-	if int(n) >= len(names) {
-		return "unknown"
-	}
-	return names[n]
-}
-
-func placeName(n uint8) string    { return name([]string{"free", "passing", "owned", "leaving"}, n) }
-func recoveryName(n uint8) string { return name([]string{"open", "recovery", "loss"}, n) }
 
 // exact is the one four-tuple of a selector that says nothing else.
 func (s Selector) exact() (flow.ID, bool) {

@@ -105,6 +105,9 @@ func (u *uplink) arrive(o handover.Outcome) {
 		Kind: eventKinds[o.Kind], ID: o.HWID.String(), Device: u.name, Reason: o.Reason.String(), Detail: o.Detail,
 		Elapsed: o.Took.Microseconds(), Stall: o.Stall.Microseconds(), Bytes: o.Bytes,
 	})
+	if h := u.hardware(o.HWID); h != nil && o.Kind == handover.Uploaded {
+		u.journal.carry(o.Flow, h.Retransmits)
+	}
 	r := u.requests[o.Ticket]
 	if r == nil {
 		u.unasked(&o)

@@ -151,7 +151,7 @@ func TestBlocks(t *testing.T) {
 	u := loadedUplink(t)
 	id := abi.MakeHWID(2, 9)
 	c := &handover.Conn{Flow: numbered(1), Key: numbered(1).Key(), HWID: id, Path: handover.Path{MTU: 1400, NextHop: [6]byte{1}}}
-	c.State = abi.KernelState{MSS: 1448, WriteSeq: 110, SndUna: 100, RcvNxt: 20, CopiedSeq: 15}
+	c.State = abi.KernelState{MSS: 1448, WriteSeq: 110, SndUna: 100, RcvNxt: 20, CopiedSeq: 15, Socket: abi.SocketState{SndBuf: 77}}
 	if err := u.Describe(c); err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +159,7 @@ func TestBlocks(t *testing.T) {
 	if b.Kernel.HWID != id || b.Kernel.Key != c.Key || b.Kernel.PathMTU != 1400 || b.Kernel.State.MSS != 1448 || b.Kernel.Sequence&1 != 0 {
 		t.Errorf("the kernel part is %+v", b.Kernel)
 	}
-	if b.Socket.Queued != 10 || b.Socket.Unread != 5 || b.Socket.Sequence&1 != 0 {
+	if b.Socket.Queued != 10 || b.Socket.Unread != 5 || b.Socket.Sequence&1 != 0 || b.Socket.HWID != c.HWID || b.Socket.State.SndBuf != 77 || b.Kernel.State.Socket.SndBuf != 0 {
 		t.Errorf("the socket part is %+v", b.Socket)
 	}
 	if u.hardware(id) != nil {

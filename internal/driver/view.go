@@ -82,15 +82,34 @@ type KernelPart struct {
 	PathMTU           uint32 `json:"path_mtu"` // as the device was told, 0 in the kernel
 }
 
-// A SocketPart is the socket layer's view.
+// A SocketPart is the socket layer's view: who holds the socket, and what its
+// program has set.
 type SocketPart struct {
-	PID    int    `json:"pid"`
-	Comm   string `json:"comm"`
-	FD     int    `json:"fd"`
-	UID    uint32 `json:"uid"`
-	Cookie uint64 `json:"cookie"`
-	Queued uint32 `json:"queued"` // written by the program and not acknowledged
-	Unread uint32 `json:"unread"` // received and not read by the program
+	PID          int    `json:"pid"`
+	Comm         string `json:"comm"`
+	FD           int    `json:"fd"`
+	UID          uint32 `json:"uid"`
+	Cookie       uint64 `json:"cookie"`
+	Queued       uint32 `json:"queued"`        // written by the program and not acknowledged
+	Unread       uint32 `json:"unread"`        // received and not read by the program
+	SndBuf       uint32 `json:"sndbuf"`        // octets of memory at most
+	RcvBuf       uint32 `json:"rcvbuf"`        //
+	SendMemory   uint32 `json:"send_memory"`   // octets of memory in the send queue
+	RcvLowat     uint32 `json:"rcvlowat"`      // octets that wake a reader
+	NotSentLowat int64  `json:"notsent_lowat"` // -1: no limit
+	Shutdown     string `json:"shutdown"`      // none, read, write or both
+	NoDelay      bool   `json:"nodelay"`       //
+	Cork         bool   `json:"cork"`          //
+	Keepalive    bool   `json:"keepalive"`     //
+	KeepTime     uint32 `json:"keep_time_ms"`  // those of the namespace where it has none of its own
+	KeepInterval uint32 `json:"keep_interval_ms"`
+	KeepProbes   uint8  `json:"keep_probes"`
+	UserTimeout  uint32 `json:"user_timeout_ms"` // 0: none
+	Linger       int64  `json:"linger_ms"`       // -1: off
+	TTL          uint8  `json:"ttl"`             // or hop limit; 0: the route's
+	TOS          uint8  `json:"tos"`             // or traffic class
+	Priority     uint32 `json:"priority"`
+	Mark         uint32 `json:"mark"`
 }
 
 // A HardwarePart is the device's view.

@@ -103,8 +103,8 @@ func TestWriterThatDiedInTheMiddle(t *testing.T) {
 	if Read(&part.Sequence, &part, &got) {
 		t.Error("a part that is being written was read")
 	}
-	Publish(&part.Sequence, func() { part.SndBuf = 5 }) // the writer's successor
-	if !Read(&part.Sequence, &part, &got) || got.SndBuf != 5 {
+	Publish(&part.Sequence, func() { part.State.SndBuf = 5 }) // the writer's successor
+	if !Read(&part.Sequence, &part, &got) || got.State.SndBuf != 5 {
 		t.Errorf("after the successor's write: %+v", got)
 	}
 }

@@ -83,6 +83,7 @@ typedef struct {
 
 enum sock_flags {
 	SOCK_KEEPOPEN = 3,
+	SOCK_LINGER = 4,
 };
 
 struct sock_common {
@@ -116,6 +117,10 @@ struct sock {
 	void *sk_user_data;
 	unsigned long sk_pacing_rate, sk_max_pacing_rate;
 	u32 sk_priority, sk_mark;
+	int sk_sndbuf, sk_rcvbuf, sk_wmem_queued, sk_rcvlowat;
+	unsigned long sk_lingertime;
+	u8 sk_shutdown;
+	u8 sk_userlocks : 4;
 	int sk_rx_dst_ifindex;
 	struct dst_entry *sk_dst_cache;
 	struct sock_cgroup_data sk_cgrp_data;
@@ -127,14 +132,16 @@ struct sock___ino { /* Linux 6.18 */
 
 struct ip_options_rcu;
 
-struct inet_sock {
-	struct sock sk;
-	struct ip_options_rcu *inet_opt;
-	u8 tos;
+struct ipv6_pinfo {
+	s16 hop_limit;
+	u8 tclass;
 };
 
-struct ipv6_pinfo {
-	u8 tclass;
+struct inet_sock {
+	struct sock sk;
+	s16 uc_ttl;
+	struct ip_options_rcu *inet_opt;
+	u8 tos;
 };
 
 struct inet_sock___v6 { /* with CONFIG_IPV6 */
@@ -189,8 +196,8 @@ struct tcp_rack {
 
 struct tcp_sock {
 	struct inet_connection_sock inet_conn;
-	u32 tsoffset, snd_wnd, mss_cache, snd_cwnd;
-	u8 repair : 1;
+	u32 tsoffset, snd_wnd, mss_cache, snd_cwnd, notsent_lowat;
+	u8 repair : 1, nonagle : 4;
 	u32 copied_seq;
 	u16 urg_data;
 	u32 snd_ssthresh;

@@ -5,6 +5,7 @@
 
 #include "congestion.h"
 #include "kernel.h"
+#include "socket.h"
 #include "toehold.h"
 
 enum { /* include/net/tcp_states.h */
@@ -247,6 +248,7 @@ static ALWAYS_INLINE void read_state(struct tcp_sock *tp,
 	read_congestion(tp, k);
 	read_options(tp, k);
 	read_fins(k);
+	read_socket(tp, &k->socket);
 	k->special = read_special(tp);
 }
 

@@ -73,6 +73,21 @@ struct bbr_state {
 	u8 mode, cycle_index, full_count, filled, zero[4];
 };
 
+enum {
+	SOCKET_NODELAY = 1 << 0,
+	SOCKET_CORK = 1 << 1,
+	SOCKET_KEEPALIVE = 1 << 2,
+	SOCKET_LINGER = 1 << 3,
+	SOCKET_SNDBUF = 1 << 4,
+	SOCKET_RCVBUF = 1 << 5,
+};
+
+struct socket_state {
+	u32 sndbuf, rcvbuf, send_memory, rcvlowat, notsent_lowat;
+	u32 priority, mark, linger;
+	u8 ttl, tos, shutdown, flags, zero[4];
+};
+
 struct kernel_state {
 	u64 cookie, bytes_sent, bytes_received;
 	u8 congestion_control[16];
@@ -97,6 +112,7 @@ struct kernel_state {
 	struct cubic_state cubic;
 	struct dctcp_state dctcp;
 	struct bbr_state bbr;
+	struct socket_state socket;
 };
 
 #endif
