@@ -39,7 +39,7 @@ func (p *pair) info(t testing.TB) (info *unix.TCPInfo) {
 func (r *rig) suffer(p *pair) {
 	r.t.Helper()
 	const octets = 20 << 20
-	stop := r.Peer.Lose(r.t, r.PeerIf, 60)
+	stop := r.Peer.Lose(r.t, r.PeerIf, 60, testnet.In)
 	defer stop()
 	go p.host.Write(make([]byte, octets))
 	p.peer.SetReadDeadline(time.Now().Add(20 * time.Second))
