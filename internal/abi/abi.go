@@ -14,7 +14,7 @@ import (
 
 // Version is the version of everything in this package. Driver and device
 // refuse each other when theirs differ.
-const Version = 7
+const Version = 8
 
 // HWID is a hardware connection identifier: index into the device's table in
 // the lower 32 bits, generation of that slot in the upper ones. Generations
@@ -257,7 +257,7 @@ type KernelPart struct {
 	Source   [6]byte // link address of the uplink
 	PathMTU  uint32  // octets of IP packet
 	TTL, TOS uint8
-	_        [78]byte
+	_        [14]byte
 }
 
 // A SocketPart is the socket-level part of a block. Its writer is the driver.
@@ -289,15 +289,18 @@ type HardwarePart struct {
 	Retransmits                      uint64 // segments
 	OutOfOrder                       uint64 // segments
 	CongestionControl                [16]byte
-	BytesResent                      uint64 // octets of Retransmits
-	DeliveryRate, PacingRate         uint64 // octets/s, 0: not known
-	Unacked, Sacked, Lost, Resent    uint32 // segments in flight, and of these SACKed, held for lost, sent again
-	MSS                              uint32 // octets of payload a segment carries now
-	_                                [4]byte
+	BytesResent                      uint64     // octets of Retransmits
+	DeliveryRate, PacingRate         uint64     // octets/s, 0: not known
+	Unacked, Sacked, Lost, Resent    uint32     // segments in flight, and of these SACKed, held for lost, sent again
+	MSS                              uint32     // octets of payload a segment carries now
+	Cubic                            CubicState // means something if CongestionControl is cubic
+	PrivateAt                        uint64     // CLOCK_MONOTONIC ns at which Cubic and BBR were so, 0: not known
+	BBR                              BBRState   // bbr
+	_                                [40]byte
 }
 
 // BlockSize is the size of a Block in octets.
-const BlockSize = 768
+const BlockSize = 832
 
 // A Block is one connection in the block table (BPF array "blocks", mmapped
 // by driver and device), at its hardware id's index.

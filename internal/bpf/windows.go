@@ -13,14 +13,34 @@ import (
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
+	"toehold/internal/abi"
 	"toehold/internal/flow"
 )
 
 // A Window is what a connection's socket is to be given: congestion window and
-// slow-start threshold, in segments.
+// slow-start threshold, in segments, and what its congestion control is to
+// know beside; only Give does the latter.
 type Window struct {
 	Key            flow.Key
 	Cwnd, Ssthresh uint32
+	Inode          uint64   // of the socket, for who looks for a descriptor of it; 0: there is none
+	Private        *Private // nil: nothing
+}
+
+// A Private is the private state of a congestion control: of cubic or bbr.
+type Private struct {
+	Control [16]byte // its name, zero padded
+	BBR     abi.BBRState
+	Cubic   abi.CubicState
+}
+
+// A wantedWindow is struct window of c/windows.c.
+type wantedWindow struct {
+	BBR            abi.BBRState
+	Own            [16]byte
+	Cubic          abi.CubicState
+	Cwnd, Ssthresh uint32
+	_              [4]byte
 }
 
 // maxWindows is the size of the map wanted of c/windows.c.
@@ -31,7 +51,8 @@ const maxWindows = 4096
 // it is open. Set may be called from several goroutines.
 type Windows struct {
 	objects    windowsObjects
-	registered int // descriptor of the link that registers the congestion control
+	name       string // of the congestion control
+	registered int    // descriptor of the link that registers the congestion control
 	iterator   *link.Iter
 	mu         sync.Mutex // of the map wanted
 }
@@ -50,12 +71,15 @@ func (w *Windows) load() error {
 	if err != nil {
 		return err
 	}
-	var name [16]byte
-	copy(name[:], fmt.Sprintf("toehold_%d", os.Getpid()))
-	if err := rename(spec, name); err != nil {
+	w.name = fmt.Sprintf("toehold_%d", os.Getpid())
+	if err := rename(spec, w.name); err != nil {
 		return err
 	}
-	if err := spec.LoadAndAssign(&w.objects, nil); err != nil {
+	options, err := Fit(spec)
+	if err != nil {
+		return err
+	}
+	if err := spec.LoadAndAssign(&w.objects, options); err != nil {
 		return Missing("congestion control in BPF (struct_ops)", "6.4", err)
 	}
 	if w.registered, err = register(w.objects.Lent); err != nil {
@@ -67,7 +91,9 @@ func (w *Windows) load() error {
 
 // rename gives the congestion control a name of this process, as two of one
 // name cannot be.
-func rename(spec *ebpf.CollectionSpec, name [16]byte) error {
+func rename(spec *ebpf.CollectionSpec, as string) error {
+	var name [16]byte
+	copy(name[:], as)
 	if err := spec.Variables[windowsVarLentName].Set(name); err != nil {
 		return err
 	}
@@ -116,10 +142,10 @@ func (w *Windows) Set(list []Window) (int, error) {
 }
 
 func (w *Windows) set(list []Window) (int, error) {
-	keys, values := make([]octets, len(list)), make([]uint64, len(list))
+	keys, values := make([]octets, len(list)), make([]wantedWindow, len(list))
 	for i := range list {
 		keys[i] = asOctets([]flow.Key{list[i].Key})[0]
-		values[i] = uint64(list[i].Ssthresh)<<32 | uint64(list[i].Cwnd)
+		values[i] = wantedWindow{Cwnd: list[i].Cwnd, Ssthresh: list[i].Ssthresh}
 	}
 	if _, err := w.objects.Wanted.BatchUpdate(keys, values, nil); err != nil {
 		return 0, err
@@ -163,6 +189,56 @@ func (w *Windows) walk() (int, error) {
 		}
 	}
 	return count, err
+}
+
+// Give sets the window of one socket, of which fd is a descriptor, and the
+// private state of its congestion control, which x has. It is an error, and the
+// socket goes on with a window and state of the kernel's, when it has
+// another congestion control by now or may not change it.
+func (w *Windows) Give(fd int, x *Window) error {
+	own, err := congestionOf(fd)
+	if err != nil {
+		return err
+	}
+	if want := unix.ByteSliceToString(x.Private.Control[:]); own != want {
+		return fmt.Errorf("the socket's congestion control is %s, not %s", own, want)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	key := asOctets([]flow.Key{x.Key})[0]
+	p := x.Private
+	err = w.objects.Wanted.Put(&key, &wantedWindow{BBR: p.BBR, Own: p.Control, Cubic: p.Cubic, Cwnd: x.Cwnd, Ssthresh: x.Ssthresh})
+	if err != nil {
+		return fmt.Errorf("name the socket to the congestion control: %w", err)
+	}
+	return errors.Join(w.lend(fd, own), w.objects.Wanted.Delete(&key))
+}
+
+// lend has the congestion control init, which gives the socket its own back.
+// It does not when fd is not of the socket that it knows: then that is
+// for lend to do.
+func (w *Windows) lend(fd int, own string) error {
+	if err := unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, w.name); err != nil {
+		return fmt.Errorf("set congestion control %s: %w", w.name, err)
+	}
+	now, err := congestionOf(fd)
+	if err != nil || now != w.name {
+		return err
+	}
+	for _, name := range []string{own, "reno"} {
+		if err = unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, name); err == nil {
+			break
+		}
+	}
+	return errors.Join(fmt.Errorf("congestion control %s did not give the socket back to %s", w.name, own), err)
+}
+
+func congestionOf(fd int) (string, error) {
+	name, err := unix.GetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION)
+	if err != nil {
+		return "", fmt.Errorf("read the socket's congestion control: %w", err)
+	}
+	return name, nil
 }
 
 // Close unregisters the congestion control and closes everything.

@@ -24,6 +24,7 @@ const (
 	windowsProgLentUndoCwnd  = "lent_undo_cwnd"
 	windowsProgWindows       = "windows"
 	windowsVarLentName       = "lent_name"
+	windowsVarTickUs         = "tick_us"
 )
 
 // loadWindows returns the embedded CollectionSpec for windows.
@@ -88,6 +89,7 @@ type windowsMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type windowsVariableSpecs struct {
 	LentName *ebpf.VariableSpec `ebpf:"lent_name"`
+	TickUs   *ebpf.VariableSpec `ebpf:"tick_us"`
 }
 
 // windowsObjects contains all objects after they have been loaded into the kernel.
@@ -126,6 +128,7 @@ func (m *windowsMaps) Close() error {
 // It can be passed to loadWindowsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type windowsVariables struct {
 	LentName *ebpf.Variable `ebpf:"lent_name"`
+	TickUs   *ebpf.Variable `ebpf:"tick_us"`
 }
 
 // windowsPrograms contains all programs after they have been loaded into the kernel.

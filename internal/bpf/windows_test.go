@@ -87,7 +87,7 @@ func TestWindowsAreSetExactly(t *testing.T) {
 			s, peer := connect(t, n.Host, n.Peer, tt.address)
 			use(t, s, tt.control)
 			before := viewOf(t, s)
-			setWindows(t, w, n.Host, tt.set, Window{keyOf(s), tt.windows[0], tt.windows[1]})
+			setWindows(t, w, n.Host, tt.set, Window{Key: keyOf(s), Cwnd: tt.windows[0], Ssthresh: tt.windows[1]})
 			want := view{tt.want[0], tt.want[1], tt.control}
 			if tt.set == 0 {
 				want = before
@@ -105,7 +105,7 @@ func TestWindowsAreSetExactly(t *testing.T) {
 func TestWindowsOfNonsense(t *testing.T) {
 	n, w := testnet.New(t), openWindows(t)
 	s, peer := connect(t, n.Host, n.Peer, n.HostIP4)
-	setWindows(t, w, n.Host, 1, Window{keyOf(s), 0xffffffff, 0})
+	setWindows(t, w, n.Host, 1, Window{Key: keyOf(s), Cwnd: 0xffffffff})
 	if got, want := viewOf(t, s), (view{10, 2, "cubic"}); got != want {
 		t.Errorf("%+v, want %+v", got, want)
 	}
@@ -119,7 +119,11 @@ func TestWindowsOfOthers(t *testing.T) {
 	s, peer := connect(t, n.Host, n.Peer, n.HostIP4)
 	before := viewOf(t, peer)
 	nobody := flow.Make(netip.AddrPortFrom(n.HostIP4, 1), netip.AddrPortFrom(n.PeerIP4, 9)).Key()
-	setWindows(t, w, n.Host, 1, Window{nobody, 7, 5}, Window{keyOf(s), 7, 5}, Window{keyOf(s), 7, 5}, Window{keyOf(peer), 7, 5})
+	var list []Window
+	for _, key := range []flow.Key{nobody, keyOf(s), keyOf(s), keyOf(peer)} {
+		list = append(list, Window{Key: key, Cwnd: 7, Ssthresh: 5})
+	}
+	setWindows(t, w, n.Host, 1, list...)
 	if got := viewOf(t, peer); got != before {
 		t.Errorf("%+v, was %+v", got, before)
 	}
@@ -130,20 +134,23 @@ func TestWindowsOfOthers(t *testing.T) {
 	}
 }
 
+// registered reports whether the congestion control of this process exists.
+func registered(t *testing.T) bool {
+	t.Helper()
+	b, err := os.ReadFile("/proc/sys/net/ipv4/tcp_available_congestion_control")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Contains(string(b), fmt.Sprintf("toehold_%d", os.Getpid()))
+}
+
 // The congestion control is there as long as the Windows are, for nobody else.
 func TestWindowsLeaveNothingBehind(t *testing.T) {
-	available := func() bool {
-		b, err := os.ReadFile("/proc/sys/net/ipv4/tcp_available_congestion_control")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return strings.Contains(string(b), fmt.Sprintf("toehold_%d", os.Getpid()))
-	}
 	w, err := LoadWindows()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !available() {
+	if !registered(t) {
 		t.Error("it is not registered")
 	}
 	if _, err := LoadWindows(); err == nil {
@@ -152,7 +159,7 @@ func TestWindowsLeaveNothingBehind(t *testing.T) {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it is gone", func() bool { return !available() })
+	eventually(t, "it is gone", func() bool { return !registered(t) })
 }
 
 func BenchmarkWindows(b *testing.B) {

@@ -169,6 +169,13 @@ func printParts(w io.Writer, d *driver.Detail) error {
 	t.add("  rto", micros(int64(k.RTO)), "", blank(micros(int64(h.RTO))))
 	t.add("  cwnd", k.Cwnd, "", blank(h.Cwnd))
 	t.add("  ssthresh", ssthresh(k.Ssthresh), "", blank(ssthresh(h.Ssthresh)))
+	if k.WMax+h.WMax != 0 {
+		t.add("  w_max", k.WMax, "", blank(h.WMax))
+	}
+	if k.Bandwidth+h.Bandwidth != 0 {
+		t.add("  bandwidth", octets(k.Bandwidth)+"/s", "", blank(octets(h.Bandwidth)+"/s"))
+		t.add("  min rtt", micros(int64(k.MinRTT)), "", blank(micros(int64(h.MinRTT))))
+	}
 	t.add("  sent", octets(k.BytesSent), "", blank(octets(h.BytesSent)+" since the offload"))
 	t.add("  received", octets(k.BytesReceived), "", blank(octets(h.BytesReceived)+" since the offload"))
 	t.add("  retransmits", k.Retransmits, "", blank(h.Retransmits))

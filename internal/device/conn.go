@@ -46,6 +46,7 @@ type conn struct {
 	base            abi.Traffic // of the engines before
 	counted         abi.Traffic // what the device's sum has of c
 	left            windows     // of the engine that was there last
+	published       mono.Time   // when the private state in the block was so, 0: there is none
 	rate            deliveryRate
 
 	timer timer
@@ -92,9 +93,12 @@ func (t *stamp) note(s *wire.Segment) {
 // after reports that val is older than what is known.
 func (t *stamp) after(val uint32) bool { return t.seen && int32(val-t.val) < 0 }
 
-// windows are a congestion window and slow-start threshold in segments; zero
-// when the connection has not been owned.
-type windows struct{ cwnd, ssthresh uint32 }
+// windows are a congestion window and slow-start threshold in segments, and
+// when they were so; zero when the connection has not been owned.
+type windows struct {
+	cwnd, ssthresh uint32
+	at             mono.Time
+}
 
 // ready reports that the device may own c: it was asked to, it has copies of
 // all that is unacknowledged both ways, and nobody is closing.

@@ -1,6 +1,8 @@
 package device
 
 import (
+	"time"
+
 	"toehold/internal/abi"
 	"toehold/internal/mono"
 	"toehold/internal/seqnum"
@@ -20,6 +22,7 @@ func (d *Device) publish(now mono.Time, c *conn) {
 	h.HWID, h.Place = c.id, c.place
 	h.CongestionControl = [16]byte{}
 	copy(h.CongestionControl[:], c.control)
+	ssthresh, recovery := h.Ssthresh, h.Recovery
 	if c.place == abi.PlaceOwned {
 		d.count(c)
 		c.publishOwned(now, h)
@@ -31,6 +34,7 @@ func (d *Device) publish(now mono.Time, c *conn) {
 		h.Recovery = 0
 		publishTraffic(h, c.base)
 	}
+	d.publishPrivate(now, c, h, h.Ssthresh != ssthresh || h.Recovery != recovery)
 	shm.End(&h.Sequence)
 }
 
@@ -46,6 +50,32 @@ func (c *conn) publishOwned(now mono.Time, h *abi.HardwarePart) {
 	h.HeldOut, h.HeldIn = m.HeldOut, m.HeldIn
 	c.publishPath(now, h, &m)
 	publishTraffic(h, c.traffic())
+}
+
+// privateEvery is how old the private state may get that is published of a
+// connection at work: what is made with every acknowledgment is for the case
+// that the device dies. What comes home brings the latest.
+const privateEvery = 100 * time.Millisecond
+
+// publishPrivate writes the private state of the congestion control: of an
+// engine at work now and then, and when it has reduced its window; of the one
+// that was there last once.
+func (d *Device) publishPrivate(now mono.Time, c *conn, h *abi.HardwarePart, reduced bool) {
+	at, state := c.left.at, &c.private
+	switch {
+	case c.place == abi.PlaceOwned && !reduced && c.published != 0 && now.Sub(c.published) < privateEvery:
+		return
+	case c.place == abi.PlaceOwned:
+		c.wire.Congestion(now, &d.rest)
+		at, state = now, &d.rest.CCState
+	case at == 0: // what the block has is of the connection before
+		h.PrivateAt = 0
+		return
+	case at == c.published:
+		return
+	}
+	c.published, h.PrivateAt = at, uint64(at)
+	h.BBR, h.Cubic = bbrOf(&state.BBR), cubicOf(&state.Cubic)
 }
 
 func (c *conn) metrics() tcp.Metrics {

@@ -2,6 +2,7 @@ package device
 
 import (
 	"bytes"
+	"math"
 	"time"
 
 	"toehold/internal/abi"
@@ -53,7 +54,7 @@ func (d *Device) keepState(now mono.Time, c *conn) {
 		k.ReorderingSeen = 1
 	}
 	c.knew, c.private = s.CC, s.CCState
-	c.left = windows{m.Cwnd, m.Ssthresh}
+	c.left = windows{m.Cwnd, m.Ssthresh, now}
 	c.stampFloor, c.floored = uint32(now.Milliseconds())+k.TSOffset, k.Flags&abi.FlagTimestamps != 0
 	clear(s.Unacked)
 	clear(s.Unsent)
@@ -89,4 +90,37 @@ func privateOf(k *abi.KernelState) tcb.CCState {
 		},
 		DCTCP: tcb.DCTCP{Alpha: float64(d.Alpha) / 1024, LossCwnd: d.LossCwnd, CE: d.CE != 0},
 	}
+}
+
+// cubicOf is privateOf the other way round.
+func cubicOf(q *tcb.Cubic) abi.CubicState {
+	return abi.CubicState{
+		LastMaxCwnd: whole(q.WMax), Origin: whole(q.Origin), TCPCwnd: whole(q.WEst), K: inMicros(q.K), EpochAge: inMillis(q.Epoch),
+		DelayMin: inMicros(q.DelayMin), InEpoch: flag(q.InEpoch), Found: flag(q.Found),
+	}
+}
+
+// bbrOf is privateOf the other way round.
+func bbrOf(b *tcb.BBR) abi.BBRState {
+	return abi.BBRState{
+		Bandwidth: b.Bandwidth, FullBandwidth: b.FullBandwidth, LongTerm: b.LongTerm,
+		MinRTT: inMicros(b.MinRTT), MinRTTAge: inMillis(b.MinRTTAge), CycleAge: inMicros(b.CycleAge),
+		PriorCwnd: b.PriorCwnd, ExtraAcked: b.ExtraAcked,
+		PacingGain: uint16(min(whole(b.PacingGain*256), math.MaxUint16)), CwndGain: uint16(min(whole(b.CwndGain*256), math.MaxUint16)),
+		Mode: uint8(b.Mode), CycleIndex: b.CycleIndex, FullCount: b.FullCount, Filled: flag(b.Filled),
+	}
+}
+
+// whole is the nearest number that fits.
+func whole(x float64) uint32 { return uint32(min(max(math.Round(x), 0), math.MaxUint32)) }
+
+func inMicros(d time.Duration) uint32 { return uint32(min(max(d.Microseconds(), 0), math.MaxUint32)) }
+
+func inMillis(d time.Duration) uint32 { return uint32(min(max(d.Milliseconds(), 0), math.MaxUint32)) }
+
+func flag(set bool) uint8 {
+	if set {
+		return 1
+	}
+	return 0
 }

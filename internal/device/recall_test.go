@@ -77,6 +77,32 @@ func TestPrivateStates(t *testing.T) {
 	}
 }
 
+// What is published of the private state is what the driver wrote of it.
+func TestPrivateStatesGoBack(t *testing.T) {
+	want := abi.KernelState{
+		BBR: abi.BBRState{
+			Bandwidth: 1 << 40, FullBandwidth: 3, LongTerm: 4, MinRTT: 5, MinRTTAge: 6, CycleAge: 7, PriorCwnd: 8, ExtraAcked: 9,
+			PacingGain: 739, CwndGain: 512, Mode: 2, CycleIndex: 7, FullCount: 3, Filled: 1,
+		},
+		Cubic: abi.CubicState{LastMaxCwnd: 40, Origin: 38, TCPCwnd: 21, K: 2_500_001, EpochAge: 1500, DelayMin: 19_001, InEpoch: 1, Found: 1},
+	}
+	state := privateOf(&want)
+	if got := bbrOf(&state.BBR); got != want.BBR {
+		t.Errorf("%+v, want %+v", got, want.BBR)
+	}
+	if got := cubicOf(&state.Cubic); got != want.Cubic {
+		t.Errorf("%+v, want %+v", got, want.Cubic)
+	}
+	far := tcb.CCState{
+		BBR:   tcb.BBR{MinRTT: math.MaxInt64, CycleAge: -1, PacingGain: 1e300},
+		Cubic: tcb.Cubic{WMax: math.Inf(1), Origin: -1, WEst: 1.5},
+	}
+	if b, q := bbrOf(&far.BBR), cubicOf(&far.Cubic); b.MinRTT != math.MaxUint32 || b.CycleAge != 0 || b.PacingGain != math.MaxUint16 ||
+		q.LastMaxCwnd != math.MaxUint32 || q.Origin != 0 || q.TCPCwnd != 2 {
+		t.Errorf("out of range: %+v, %+v", b, q)
+	}
+}
+
 // What the peer has selectively acknowledged goes along: to the device, since
 // it saw the acknowledgements go by, and home to S.
 func TestSACKsCross(t *testing.T) {

@@ -123,6 +123,69 @@ func TestWindowsOfADeadDevice(t *testing.T) {
 	p.exchange(t, "and it goes on")
 }
 
+// CUBIC's W_max goes along and comes home, also from a device that has died.
+// S itself has seen none of the losses.
+func TestPrivateStateOfCubicCrosses(t *testing.T) {
+	r := newRig(t)
+	p := r.connect(1, false)[0]
+	r.suffer(p)
+	k := r.show(p.selector()).Kernel
+	for range 3 {
+		r.moved(r.offload(p.selector()), 1)
+		if h := r.show(p.selector()).Hardware; h.WMax != k.WMax || h.WMax == 0 {
+			t.Errorf("W_max %d on the device, the kernel had %d", h.WMax, k.WMax)
+		}
+		r.moved(r.upload(p.selector()), 1)
+		if home := r.show(p.selector()).Kernel; home.WMax != k.WMax || home.Cwnd != k.Cwnd || home.Ssthresh != k.Ssthresh {
+			t.Errorf("at home %+v, was %+v", home, k)
+		}
+	}
+	for _, end := range []struct {
+		name string
+		home func()
+	}{
+		{"upload", func() { r.moved(r.upload(p.selector()), 1) }},
+		{"death", func() { unix.Kill(r.device().PID, unix.SIGKILL) }},
+	} {
+		r.moved(r.offload(p.selector()), 1)
+		r.suffer(p)
+		h := r.show(p.selector()).Hardware
+		if h.Retransmits == 0 || h.Ssthresh >= 0x7fffffff {
+			t.Fatalf("%s: the device saw no loss: %+v", end.name, h)
+		}
+		end.home()
+		eventually(t, end.name+": the program's socket has the device's W_max", func() bool {
+			k := r.show(p.selector()).Kernel
+			return k.WMax == h.WMax && k.Ssthresh == h.Ssthresh && k.CongestionControl == "cubic"
+		})
+		p.exchange(t, "and it goes on")
+	}
+}
+
+// BBR comes home with the model and the window that the device had. The
+// program's own has begun anew meanwhile, and would come to no model by itself.
+func TestModelOfBBRComesHome(t *testing.T) {
+	r := newRig(t)
+	p := r.connect(1, false)[0]
+	p.use(t, "bbr")
+	r.moved(r.offload(p.selector()), 1)
+	r.suffer(p)
+	p.use(t, "reno")
+	p.use(t, "bbr")
+	time.Sleep(150 * time.Millisecond) // the model is published so often
+	p.exchange(t, "what is published is the last")
+	d := r.show(p.selector())
+	if d.Kernel.Bandwidth > d.Hardware.Bandwidth/2 || d.Hardware.Bandwidth == 0 {
+		t.Fatalf("kernel %+v, device %+v", d.Kernel, d.Hardware)
+	}
+	r.moved(r.upload(p.selector()), 1)
+	k, h := r.show(p.selector()).Kernel, d.Hardware
+	if k.Bandwidth < h.Bandwidth-h.Bandwidth/50 || k.Bandwidth > h.Bandwidth+h.Bandwidth/50 || k.MinRTT > h.MinRTT || k.CongestionControl != "bbr" {
+		t.Errorf("at home %+v, device had %+v", k, h)
+	}
+	p.exchange(t, "and it goes on")
+}
+
 // use gives the program's socket a congestion control.
 func (p *pair) use(t testing.TB, name string) {
 	t.Helper()

@@ -3,11 +3,13 @@ package driver
 import (
 	"errors"
 	"fmt"
+	"math"
 
 	"toehold/internal/abi"
 	"toehold/internal/bpf"
 	"toehold/internal/flow"
 	"toehold/internal/handover"
+	"toehold/internal/mono"
 	"toehold/internal/shm"
 	"toehold/internal/tcb"
 )
@@ -46,20 +48,49 @@ func (u *uplink) Unsteer(keys []flow.Key) error {
 // known (RFC 6928).
 const startCwnd = 10
 
-// Inherit hands over the congestion windows that the device last published,
-// of connections that it owned. A device that died while it wrote has left none
+// Inherit hands over what the device last published of congestion windows and
+// the private state of congestion controls, of connections that it owned. A device that died while it wrote has left none
 // to read: a window that was made wide (leash.go) starts anew then.
 func (u *uplink) Inherit(conns []*handover.Conn) {
-	list := make([]bpf.Window, 0, len(conns))
+	now, list := mono.Now(), make([]bpf.Window, 0, len(conns))
 	for _, c := range conns {
 		if h := u.hardware(c.HWID); h != nil && h.Cwnd != 0 {
-			list = append(list, bpf.Window{Key: c.Key, Cwnd: h.Cwnd, Ssthresh: h.Ssthresh})
+			w := bpf.Window{Key: c.Key, Cwnd: h.Cwnd, Ssthresh: h.Ssthresh, Inode: c.State.Inode}
+			w.Private = private(now, h, c.State.CongestionControl)
+			list = append(list, w)
 		} else if c.Leash != 0 {
 			list = append(list, bpf.Window{Key: c.Key, Cwnd: startCwnd, Ssthresh: tcb.NoThreshold})
 		}
 	}
 	u.heirs.add(list)
 }
+
+// private is what the device's congestion control knew, as it is now; nil when
+// the socket has another one, or that has no model yet.
+func private(now mono.Time, h *abi.HardwarePart, control [16]byte) *bpf.Private {
+	if h.PrivateAt == 0 || h.CongestionControl != control {
+		return nil
+	}
+	p := &bpf.Private{Control: control}
+	age := max(now.Sub(mono.Time(h.PrivateAt)), 0)
+	switch text(control) {
+	case "cubic":
+		p.Cubic = h.Cubic
+		p.Cubic.EpochAge = later(p.Cubic.EpochAge, age.Milliseconds())
+	case "bbr":
+		p.BBR = h.BBR
+		p.BBR.MinRTTAge = later(p.BBR.MinRTTAge, age.Milliseconds())
+		p.BBR.CycleAge = later(p.BBR.CycleAge, age.Microseconds())
+		if p.BBR.Bandwidth == 0 || p.BBR.MinRTT == 0 {
+			return nil
+		}
+	default:
+		return nil
+	}
+	return p
+}
+
+func later(age uint32, by int64) uint32 { return uint32(min(int64(age)+by, math.MaxUint32)) }
 
 // Describe writes the parts of the block whose writer is the driver.
 func (u *uplink) Describe(c *handover.Conn) error {

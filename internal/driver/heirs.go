@@ -9,10 +9,10 @@ import (
 )
 
 // heirs are the sockets of connections that have come home and are to have the
-// congestion windows that the device had, and of those that have left and are
-// to have wide ones (leash.go). To set them costs a walk over all
-// connections, so it happens beside the moves, for all that have come
-// together. Connections work without: where the kernel does not support it,
+// congestion windows that the device had, with what its congestion control knew
+// beside, and of those that have left and are to have wide ones (leash.go). To
+// set them costs a walk over all connections, and one over all open files, so
+// it happens beside the moves, for all that have come together. Connections work without: where the kernel does not support it,
 // they go on with windows that the kernel made up.
 type heirs struct {
 	mu      sync.Mutex
@@ -92,9 +92,7 @@ func (h *heirs) run(log *slog.Logger) {
 	for range h.wake {
 		list, waiting, closed := h.take()
 		if windows != nil && len(list) > 0 {
-			if set, err := windows.Set(list); err != nil {
-				log.Warn("congestion windows not set", "connections", len(list), "set", set, "err", err)
-			}
+			bequeath(log, windows, latest(list))
 		}
 		for _, w := range waiting {
 			close(w)

@@ -98,14 +98,24 @@ func kernelPart(k *abi.KernelState) KernelPart {
 		Cwnd: k.SndCwnd, Ssthresh: k.SndSsthresh, Retransmits: k.Retransmits,
 		BytesSent: k.BytesSent, BytesReceived: k.BytesReceived,
 		Timestamps: k.Flags&abi.FlagTimestamps != 0, SACK: k.Flags&abi.FlagSACK != 0, ECN: k.Flags&abi.FlagECN != 0,
+		Model: modelOf(&k.Cubic, &k.BBR),
 	}
+}
+
+func modelOf(q *abi.CubicState, b *abi.BBRState) Model {
+	return Model{WMax: q.LastMaxCwnd, Bandwidth: b.Bandwidth, MinRTT: b.MinRTT}
 }
 
 func hardwarePart(h *abi.HardwarePart) *HardwarePart {
 	if h == nil {
 		return nil
 	}
+	model := Model{}
+	if h.PrivateAt != 0 {
+		model = modelOf(&h.Cubic, &h.BBR)
+	}
 	return &HardwarePart{
+		Model: model,
 		Place: placeName(h.Place), State: tcb.State(h.State).String(), Recovery: recoveryName(h.Recovery),
 		SndUna: h.SndUna, SndNxt: h.SndNxt, SndWnd: h.SndWnd, RcvNxt: h.RcvNxt, RcvAcked: h.RcvAcked, RcvWnd: h.RcvWnd,
 		CongestionControl: text(h.CongestionControl),

@@ -80,6 +80,15 @@ type KernelPart struct {
 	SACK              bool   `json:"sack"`
 	ECN               bool   `json:"ecn"`
 	PathMTU           uint32 `json:"path_mtu"` // as the device was told, 0 in the kernel
+	Model
+}
+
+// A Model is what a congestion control knows of the path beside its window:
+// CUBIC's W_max, or what BBR has measured. 0: not known, or not its concern.
+type Model struct {
+	WMax      uint32 `json:"w_max,omitempty"`     // segments
+	Bandwidth uint64 `json:"bandwidth,omitempty"` // octets a second
+	MinRTT    uint32 `json:"min_rtt_us,omitempty"`
 }
 
 // A SocketPart is the socket layer's view: who holds the socket, and what its
@@ -138,6 +147,7 @@ type HardwarePart struct {
 	Retransmits       uint64 `json:"retransmits"`
 	OutOfOrder        uint64 `json:"out_of_order"`
 	Reason            string `json:"reason"`
+	Model
 }
 
 // A Move is one entry of a connection's history.

@@ -110,6 +110,13 @@ func (c *Conn) Snapshot(now mono.Time, s *tcb.Snapshot) {
 	}
 }
 
+// Congestion writes to s what Snapshot does of congestion control alone: MSS,
+// Cwnd, Ssthresh, CC and CCState.
+func (c *Conn) Congestion(now mono.Time, s *tcb.Snapshot) {
+	s.MSS, s.CCState = c.snd.mss, tcb.CCState{}
+	c.cc.snapshot(now, s)
+}
+
 // Close releases every span held. The Conn does nothing afterwards.
 func (c *Conn) Close() {
 	c.forget()

@@ -239,7 +239,7 @@ struct bbr {
 	u32 mode : 3, lt_use_bw : 1;
 	u32 lt_bw;
 	u32 pacing_gain : 10, cwnd_gain : 10, full_bw_reached : 1,
-		full_bw_cnt : 2, cycle_idx : 3;
+		full_bw_cnt : 2, cycle_idx : 3, has_seen_rtt : 1;
 	u32 prior_cwnd, full_bw;
 	u16 extra_acked[2];
 };
@@ -314,5 +314,21 @@ enum {
 		v_ >>= __builtin_preserve_field_info((s)->f, FIELD_RSHIFT); \
 		v_;                                                       \
 	})
+
+/* A bit field of a structure that the verifier lets be written. */
+#define SET_BITS(s, f, v)                                                  \
+	({                                                                 \
+		u32 *w_ = (void *)(s) + __builtin_preserve_field_info(     \
+						(s)->f, FIELD_BYTE_OFFSET); \
+		u32 r_ = __builtin_preserve_field_info((s)->f,             \
+						       FIELD_RSHIFT);      \
+		u32 at_ = r_ - __builtin_preserve_field_info((s)->f,       \
+							     FIELD_LSHIFT); \
+		u64 mask_ = ~0ull >> r_ << at_;                            \
+		*w_ = (*w_ & ~mask_) | ((u64)(v) << at_ & mask_);          \
+	})
+
+#define IN_WORD(s, f) \
+	(__builtin_preserve_field_info((s)->f, FIELD_BYTE_SIZE) == sizeof(u32))
 
 #endif

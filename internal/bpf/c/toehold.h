@@ -30,7 +30,7 @@ struct flow_entry {
 };
 
 struct block {
-	u8 octets[768]; /* not looked into by any program */
+	u8 octets[832]; /* not looked into by any program */
 };
 
 enum {

@@ -1,23 +1,36 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * Congestion windows for connections that come home. While the device had
- * one, S saw no loss, so its own window means nothing.
+ * Congestion windows, and what congestion controls know beside, for
+ * connections that come home. While the device had one, S saw no loss, so its
+ * own means nothing.
  *
- * Only a congestion control may write a socket's window. So the iterator lends
- * the socket one, whose first and only deed is to write, and at once gives
- * the socket its own back. Both happen under the socket's lock.
+ * Only a congestion control may write a socket's window. So the socket is lent
+ * one, whose first and only deed is to write, and at once has its own back.
+ * Both happen under the socket's lock. There are two ways:
+ *
+ * By setsockopt of user space, on a descriptor of the socket: then the lent
+ * control's init may itself ask for the socket's own one, and goes on when
+ * that one's init has run. So it can write its private state.
+ *
+ * By the iterator, which needs no descriptor: then the kernel refuses a second
+ * change within the first (bpf_chg_cc_inprogress of struct tcp_sock), and the
+ * iterator gives the socket its own control back, which zeroes its state.
  */
+#include "congestion.h"
 #include "key.h"
 
 enum {
 	SOL_TCP = 6,
 	TCP_CONGESTION = 13,
 	NAME = 16,
-	MOST = 1 << 20, /* segments; more is not to be believed */
 };
 
 struct window {
+	struct bbr_state bbr;
+	u8 own[NAME]; /* the control that init gives back; zero: none */
+	struct cubic_state cubic;
 	u32 cwnd, ssthresh; /* segments */
+	u8 zero[4];
 };
 
 /* What came of a socket that is wanted. */
@@ -42,26 +55,52 @@ extern u32 tcp_reno_undo_cwnd(struct sock *sk) SEC(".ksyms");
 extern void tcp_reno_cong_avoid(struct sock *sk, u32 ack, u32 acked) SEC(".ksyms");
 
 /* Not above the socket's own limit, which its program may have set. */
+static ALWAYS_INLINE void set_cwnd(struct tcp_sock *tp, u32 cwnd)
+{
+	cwnd = at_most(cwnd, tp->snd_cwnd_clamp);
+	if (cwnd && cwnd <= MOST)
+		tp->snd_cwnd = cwnd;
+}
+
+static ALWAYS_INLINE void set_bbr(struct tcp_sock *tp, struct bbr *b,
+				  const struct bbr_state *k)
+{
+	struct sock *sk = (void *)tp;
+	u64 rate = pace_of(k);
+
+	if (!write_bbr(b, tp->mss_cache & 0xffff, k))
+		return;
+	if (rate > sk->sk_max_pacing_rate)
+		rate = sk->sk_max_pacing_rate;
+	sk->sk_pacing_rate = rate;
+}
+
 SEC("struct_ops")
 void lent_init(u64 *ctx)
 {
 	struct tcp_sock *tp = (void *)ctx[0];
 	struct sock *sk = (void *)ctx[0];
+	void *priv = __builtin_preserve_access_index(
+		&tp->inet_conn.icsk_ca_priv);
 	struct flow_key key = {};
 	struct window *w;
-	u32 cwnd, clamp;
+	u64 own;
 
 	key_of(&sk->__sk_common, &key);
 	w = bpf_map_lookup_elem(&wanted, &key);
 	if (!w)
 		return;
-	cwnd = w->cwnd;
-	clamp = tp->snd_cwnd_clamp;
-	if (cwnd > clamp)
-		cwnd = clamp;
-	if (cwnd && cwnd <= MOST)
-		tp->snd_cwnd = cwnd;
+	own = *(u64 *)w->own;
+	if (own && bpf_setsockopt(tp, SOL_TCP, TCP_CONGESTION, w->own, NAME))
+		return;
+	set_cwnd(tp, w->cwnd);
+	if (own == BBR) { /* which has no threshold */
+		set_bbr(tp, priv, &w->bbr);
+		return;
+	}
 	tp->snd_ssthresh = w->ssthresh < 2 ? 2 : w->ssthresh;
+	if (own == CUBIC)
+		write_cubic(priv, &w->cubic);
 }
 
 /* The rest makes it a Reno, in case a socket cannot have its own back. */
@@ -100,8 +139,7 @@ static ALWAYS_INLINE int starts_anywhere(const char *name)
 {
 	const u64 *words = (const u64 *)name;
 
-	return words[0] == 0x6369627563 /* cubic */ ||
-	       words[0] == 0x6f6e6572 /* reno */;
+	return words[0] == CUBIC || words[0] == RENO;
 }
 
 static ALWAYS_INLINE int name_of(struct tcp_sock *tp, char *name)
