@@ -2,6 +2,7 @@ package driver
 
 import (
 	"bytes"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"testing"
@@ -55,6 +56,56 @@ func TestBequeathWithoutAnOwner(t *testing.T) {
 	if err != nil || !bytes.Contains(text.Bytes(), []byte(errNoOwner.Error())) {
 		t.Errorf("%v, the log says %q", err, &text)
 	}
+}
+
+// BenchmarkBequeath has everything in it: the walk over open files, and of each
+// socket the descriptor and the change.
+func BenchmarkBequeath(b *testing.B) {
+	n := testnet.New(b)
+	l, err := n.Host.Listen("tcp", netip.AddrPortFrom(n.HostIP4, 0).String())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer l.Close()
+	windows, err := bpf.LoadWindows()
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer windows.Close()
+	for range 1000 {
+		peer, err := n.Peer.Dial("tcp", l.Addr().String())
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer peer.Close()
+		s, err := l.Accept()
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer s.Close()
+	}
+	p := &bpf.Private{Cubic: abi.CubicState{LastMaxCwnd: 40}}
+	copy(p.Control[:], "cubic")
+	n.Host.Do(func() error {
+		socks, err := kernel.Sockets()
+		if err != nil || len(socks) != 1000 {
+			b.Fatal(len(socks), err)
+		}
+		var list []bpf.Window
+		for _, k := range socks {
+			list = append(list, bpf.Window{Key: k.Flow.Key(), Cwnd: 7, Ssthresh: 5, Private: p, Inode: k.State.Inode})
+		}
+		log := slog.New(slog.NewTextHandler(b.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})) // which must say nothing
+		for _, size := range []int{1, 1000} {
+			b.Run(fmt.Sprint(size), func(b *testing.B) {
+				for b.Loop() {
+					bequeath(log, windows, list[:size])
+				}
+				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*size), "ns/connection")
+			})
+		}
+		return nil
+	})
 }
 
 // Of two windows for a socket the later one counts.
