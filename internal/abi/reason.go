@@ -43,6 +43,7 @@ const (
 	InternalError
 	CongestionControl
 	Policy
+	DevicePaused
 	reasons
 )
 
@@ -84,6 +85,7 @@ var reasonTexts = [reasons][2]string{
 	InternalError:     {"internal-error", "a step failed in a way that should not happen; see the log"},
 	CongestionControl: {"congestion-control", "the device does not have the connection's congestion control; toehold daemon --congestion-control can name another"},
 	Policy:            {"policy", "a rule of the policy asked for it; the detail names the rule"},
+	DevicePaused:      {"device-paused", "an operator has paused the device: it keeps what it has and takes nobody new"},
 }
 
 // Lasting says that a refusal for this reason will be repeated as long as the

@@ -35,6 +35,7 @@ type Client interface {
 	Events(ctx context.Context, follow bool, emit func(driver.Event) error) error
 	Devices(context.Context) ([]driver.Device, error)
 	RestartDevices(context.Context) ([]driver.Device, error)
+	PauseDevices(ctx context.Context, device string, paused bool) ([]driver.Device, error)
 	Version(context.Context) (control.Version, error)
 }
 
@@ -129,7 +130,7 @@ func newRoot(env *Env) *cobra.Command {
 	root.PersistentFlags().String("socket", "", "control socket of the daemon (default $TOEHOLD_SOCKET or "+control.DefaultSocket+")")
 	root.AddCommand(
 		listCommand(env), showCommand(env), offloadCommand(env), uploadCommand(env), eventsCommand(env),
-		deviceStatusCommand(env), deviceRestartCommand(env), doctorCommand(env), versionCommand(env),
+		deviceStatusCommand(env), deviceRestartCommand(env), devicePauseCommand(env), deviceResumeCommand(env), doctorCommand(env), versionCommand(env),
 		daemonCommand(env), deviceCommand(env),
 	)
 	for _, make := range env.Extra {
@@ -186,6 +187,8 @@ func noArgs(cmd *cobra.Command, args []string) error {
 	switch {
 	case cmd.Flags().Lookup("uplink") != nil:
 		hint = "; name it with --uplink"
+	case cmd.Flags().Lookup("device") != nil:
+		hint = "; name it with --device"
 	case cmd.Flags().Lookup("all") != nil:
 		hint = "; connections are named by flags"
 	}

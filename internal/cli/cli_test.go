@@ -151,6 +151,13 @@ func (f *fake) RestartDevices(ctx context.Context) ([]driver.Device, error) {
 	return f.Devices(ctx)
 }
 
+func (f *fake) PauseDevices(ctx context.Context, device string, paused bool) ([]driver.Device, error) {
+	f.note("pause %q %v", device, paused)
+	all, err := f.Devices(ctx)
+	all[0].Paused = paused
+	return all, err
+}
+
 func (f *fake) Version(context.Context) (control.Version, error) { return control.Version{}, nil }
 
 // stage is an Env whose effects go to a fake.

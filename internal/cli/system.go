@@ -87,6 +87,37 @@ func deviceRestartCommand(env *Env) *cobra.Command {
 	return cmd
 }
 
+func devicePauseCommand(env *Env) *cobra.Command {
+	return pauseCommand(env, true, &cobra.Command{
+		Use:   "device-pause",
+		Short: "Have the devices take nobody new",
+		Long: "Have the devices, or the one of an uplink, refuse every offload until device-resume. They keep what they have:\n" +
+			"toehold upload --all sends that home.",
+	})
+}
+
+func deviceResumeCommand(env *Env) *cobra.Command {
+	return pauseCommand(env, false, &cobra.Command{
+		Use:   "device-resume",
+		Short: "Have the devices take connections again",
+		Long:  "End what device-pause began. Nothing is offloaded by this alone.",
+	})
+}
+
+func pauseCommand(env *Env, paused bool, cmd *cobra.Command) *cobra.Command {
+	cmd.Args = noArgs
+	uplink := cmd.Flags().String("device", "", "name of the uplink; all when not given")
+	asJSON := addJSON(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if cmd.Flags().Changed("device") && *uplink == "" {
+			return usage("--device names no uplink")
+		}
+		devices, err := env.dial(cmd).PauseDevices(cmd.Context(), *uplink, paused)
+		return env.devices(devices, err, *asJSON)
+	}
+	return cmd
+}
+
 func (env *Env) devices(devices []driver.Device, err error, asJSON bool) error {
 	if err != nil {
 		return err
@@ -107,7 +138,11 @@ func printDevices(w io.Writer, devices []driver.Device) error {
 		if l := d.Load; l != nil {
 			load, pool = fmt.Sprintf("%.1f%%", 100*l.BusyShare), octets(l.PoolUsed)
 		}
-		t.add(d.Device, d.State, pid, d.Connections, d.Capacity, load, pool, octets(uint64(d.Memory)), micros(d.Uptime),
+		state := d.State
+		if d.Paused {
+			state += ", paused"
+		}
+		t.add(d.Device, state, pid, d.Connections, d.Capacity, load, pool, octets(uint64(d.Memory)), micros(d.Uptime),
 			micros(d.HeartbeatAge), d.Restarts, d.Offloads, d.Uploads, counts(d.Refused))
 	}
 	if err := t.print(w); err != nil {

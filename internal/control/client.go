@@ -94,6 +94,19 @@ func (c *Client) RestartDevices(ctx context.Context) (out []driver.Device, err e
 	return out, c.call(ctx, 4*c.patience, "POST", "devices/restart", nil, &out)
 }
 
+// PauseDevices has a device, all for "", take nobody new, or again.
+func (c *Client) PauseDevices(ctx context.Context, device string, paused bool) (out []driver.Device, err error) {
+	q := url.Values{}
+	if device != "" {
+		q.Set("device", device)
+	}
+	what := "devices/resume"
+	if paused {
+		what = "devices/pause"
+	}
+	return out, c.call(ctx, c.patience, "POST", what, q, &out)
+}
+
 // Version asks who answers.
 func (c *Client) Version(ctx context.Context) (out Version, err error) {
 	return out, c.call(ctx, c.patience, "GET", "version", nil, &out)

@@ -9,6 +9,8 @@
 //	GET  /v1/events[?follow=true]      driver.Event, one JSON object a line
 //	GET  /v1/devices                   []driver.Device
 //	POST /v1/devices/restart           []driver.Device
+//	POST /v1/devices/pause[?device=]   []driver.Device
+//	POST /v1/devices/resume[?device=]  []driver.Device
 //	GET  /v1/version                   Version
 //	GET  /metrics                      for Prometheus
 //
@@ -53,6 +55,8 @@ type Service interface {
 	Events(ctx context.Context, follow bool, emit func(driver.Event) error) error
 	Devices(context.Context) ([]driver.Device, error)
 	RestartDevices(context.Context) ([]driver.Device, error)
+	// PauseDevices has a device, all for "", take nobody new, or again.
+	PauseDevices(ctx context.Context, device string, paused bool) ([]driver.Device, error)
 	metrics.Source
 }
 

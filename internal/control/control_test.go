@@ -84,6 +84,10 @@ func (s *stub) Figures(context.Context) (driver.Figures, error) {
 	return driver.Figures{Connections: []driver.Population{{Place: driver.InKernel, Count: 7}}}, s.err
 }
 
+func (s *stub) PauseDevices(_ context.Context, device string, paused bool) ([]driver.Device, error) {
+	return []driver.Device{{Device: device, Paused: paused}}, s.err
+}
+
 // serve runs a server on a real socket and returns its path.
 func serve(t *testing.T, s Service) (path string, stop func()) {
 	t.Helper()
@@ -444,5 +448,17 @@ func TestMetricsOnTheSocket(t *testing.T) {
 	body, err := io.ReadAll(resp.Body)
 	if err != nil || !strings.Contains(string(body), "place=\"kernel\"} 7\n") {
 		t.Errorf("%s, %v: %.200s", resp.Status, err, body)
+	}
+}
+
+func TestPauseOverTheSocket(t *testing.T) {
+	path, _ := serve(t, &stub{})
+	c := NewClient(path)
+	defer c.Close()
+	for _, tt := range []driver.Device{{Device: "eth0", Paused: true}, {Paused: true}, {Device: "eth1"}} {
+		got, err := c.PauseDevices(context.Background(), tt.Device, tt.Paused)
+		if err != nil || len(got) != 1 || got[0].Device != tt.Device || got[0].Paused != tt.Paused {
+			t.Errorf("%+v: %+v, %v", tt, got, err)
+		}
 	}
 }

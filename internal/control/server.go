@@ -169,6 +169,11 @@ func Handler(s Service, version string, log *slog.Logger) http.Handler {
 	}))
 	mux.Handle("GET /v1/devices", answer(func(r *http.Request) (any, error) { return s.Devices(r.Context()) }))
 	mux.Handle("POST /v1/devices/restart", answer(func(r *http.Request) (any, error) { return s.RestartDevices(r.Context()) }))
+	for path, paused := range map[string]bool{"pause": true, "resume": false} {
+		mux.Handle("POST /v1/devices/"+path, answer(func(r *http.Request) (any, error) {
+			return s.PauseDevices(r.Context(), r.URL.Query().Get("device"), paused)
+		}))
+	}
 	mux.Handle("GET /v1/version", answer(func(*http.Request) (any, error) {
 		return Version{version, abi.Version, os.Getpid()}, nil
 	}))

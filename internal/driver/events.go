@@ -11,6 +11,8 @@ const (
 	EventDeviceStarted = "device-started"
 	EventDeviceLost    = "device-lost"
 	EventDeviceStopped = "device-stopped"
+	EventDevicePaused  = "device-paused"
+	EventDeviceResumed = "device-resumed"
 	EventUplinkGone    = "uplink-gone"
 	EventUplinkBack    = "uplink-back"
 	EventDropped       = "dropped"
@@ -36,6 +38,8 @@ func EventKinds() []EventKind {
 		{EventDeviceStarted, "a device serves: at the start of the daemon, and again after each loss or replacement", "device, detail"},
 		{EventDeviceLost, "a device died, hung or was cut off; its connections are the kernel's, each with an event of its own", "device, reason, detail, [count]"},
 		{EventDeviceStopped, "a device that had nothing left was ended, to be replaced or with the daemon", "device, reason"},
+		{EventDevicePaused, "an operator has paused a device: it takes nobody new", "device, reason"},
+		{EventDeviceResumed, "a device takes connections again", "device, reason"},
 		{EventUplinkGone, "the interface vanished or went down", "device, reason, detail, [count]"},
 		{EventUplinkBack, "the interface is there again, and a device is started", "device"},
 		{EventDropped, "the last event of a follower that did not read fast enough: follow anew, from the events kept", "detail"},

@@ -48,6 +48,8 @@ func (u *uplink) unready() (abi.Reason, string) {
 		return abi.DeviceStopped, "the device of " + u.name + " is being stopped or replaced"
 	case u.proc == nil || u.proc.doomed || !u.proc.greeted():
 		return abi.DeviceDown, "the device of " + u.name + " is not running: " + u.down
+	case u.paused:
+		return abi.DevicePaused, "the device of " + u.name + " is paused; toehold device-resume has it take connections again"
 	}
 	return abi.None, ""
 }

@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"fmt"
 	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
@@ -29,7 +30,7 @@ func (u *uplink) status(now mono.Time) Device {
 	v := Device{
 		Device: u.name, State: "down", Detail: u.down, Connections: u.table.Len(), Moving: u.table.Moving(),
 		Capacity: u.cfg.MaxConnections, Memory: u.cfg.Memory, Restarts: u.counters.restarts,
-		Requests: len(u.requests), Offloads: u.counters.offloads, Uploads: u.counters.uploads, Refused: make(map[string]int),
+		Paused: u.paused, Requests: len(u.requests), Offloads: u.counters.offloads, Uploads: u.counters.uploads, Refused: make(map[string]int),
 	}
 	for reason, n := range u.counters.refused {
 		v.Refused[reason] = n
@@ -65,6 +66,34 @@ func (u *uplink) deviceState() string {
 		return "draining"
 	}
 	return "running"
+}
+
+// PauseDevices has a device, all for "", take nobody new, or take connections
+// again. Those that it has stay.
+func (d *Driver) PauseDevices(ctx context.Context, name string, paused bool) ([]Device, error) {
+	found := false
+	for _, u := range d.uplinks {
+		if name == "" || name == u.name {
+			found = true
+			u.call(func() { u.pause(paused) })
+		}
+	}
+	if !found {
+		return nil, fmt.Errorf("%w: %q is no uplink of this daemon", ErrSelector, name)
+	}
+	return d.Devices(ctx)
+}
+
+func (u *uplink) pause(paused bool) {
+	if u.paused == paused {
+		return
+	}
+	u.paused = paused
+	kind := EventDeviceResumed
+	if paused {
+		kind = EventDevicePaused
+	}
+	u.journal.Add(Event{Kind: kind, Device: u.name, Reason: abi.Asked.String()})
 }
 
 // load reads what the device says of its work; nil when it died as it wrote.

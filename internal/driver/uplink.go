@@ -55,6 +55,7 @@ type uplink struct {
 	table   *handover.Table
 	proc    *process // nil between two device processes
 	up      bool
+	paused  bool   // by an operator: nobody new; holds for the devices to come
 	fenced  bool   // by us; the steering programs may fence by themselves
 	beat    uint64 // the last heartbeat seen
 	quiet   int    // ticks since then

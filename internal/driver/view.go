@@ -199,6 +199,7 @@ type Device struct {
 	Device       string         `json:"device"` // the uplink's name
 	State        string         `json:"state"`  // running, starting, draining, down
 	Detail       string         `json:"detail,omitempty"`
+	Paused       bool           `json:"paused"` // takes nobody new
 	PID          int            `json:"pid"`
 	HostPort     string         `json:"host_port"`
 	Capacity     int            `json:"capacity"`     // connections

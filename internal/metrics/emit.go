@@ -77,11 +77,8 @@ func (e emitter) histogram(d *prometheus.Desc, h *driver.Histogram, labels ...st
 }
 
 func (e emitter) device(d *driver.Device) {
-	serves := 0.0
-	if d.State == "running" {
-		serves = 1
-	}
-	e.gauge(up, serves, d.Device)
+	e.gauge(up, truth(d.State == "running"), d.Device)
+	e.gauge(paused, truth(d.Paused), d.Device)
 	e.gauge(capacity, float64(d.Capacity), d.Device)
 	e.gauge(held, float64(d.Connections), d.Device)
 	e.gauge(poolLimit, float64(d.Memory), d.Device)
@@ -97,6 +94,13 @@ func (e emitter) device(d *driver.Device) {
 	if d.Load != nil {
 		e.load(d.Device, d.Load)
 	}
+}
+
+func truth(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
 }
 
 // load is what only a device that serves can tell. Its counters start anew

@@ -30,6 +30,7 @@ var (
 	disorder    = name("device_out_of_order_segments_total", "Segments of the peers that came after a gap.", "device")
 
 	up        = name("device_up", "1 while the device serves.", "device")
+	paused    = name("device_paused", "1 while an operator has paused the device: it takes nobody new.", "device")
 	capacity  = name("device_capacity_connections", "Connections that the device takes at most.", "device")
 	held      = name("device_connections", "Connections that the device has, those on their way included.", "device")
 	pool      = name("device_pool_bytes", "Buffers of the device in use.", "device")
