@@ -90,7 +90,7 @@ func FuzzParse(f *testing.F) {
 			p.Match(&Facts{})
 			return
 		}
-		lines := strings.Count(source, "\n") + 1
+		lines := strings.Count(source, "\n") + strings.Count(source, "\r") + 1
 		for _, problem := range err.(Problems) {
 			if problem.Line < 1 || problem.Line > lines+1 || problem.Column < 1 {
 				t.Errorf("%v of %d lines", problem, lines)
