@@ -33,6 +33,10 @@ type Client interface {
 	Offload(context.Context, driver.Selector, driver.Options) (driver.Result, error)
 	Upload(context.Context, driver.Selector) (driver.Result, error)
 	Events(ctx context.Context, follow bool, emit func(driver.Event) error) error
+	Policy(context.Context) (driver.PolicyView, error)
+	ApplyPolicy(ctx context.Context, name string, source []byte) (driver.PolicyView, error)
+	CheckPolicy(ctx context.Context, name string, source []byte) (driver.PolicyCheck, error)
+	ExplainPolicy(context.Context, driver.Selector) (driver.Explanation, error)
 	Devices(context.Context) ([]driver.Device, error)
 	RestartDevices(context.Context) ([]driver.Device, error)
 	PauseDevices(ctx context.Context, device string, paused bool) ([]driver.Device, error)
@@ -44,6 +48,7 @@ type Env struct {
 	Out, Err io.Writer
 	Terminal bool // Err is a terminal
 	Getenv   func(string) string
+	ReadFile func(string) ([]byte, error)
 	Now      func() time.Time
 
 	Dial   func(socket string) Client
@@ -129,7 +134,7 @@ func newRoot(env *Env) *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exit{ExitUsage, err} })
 	root.PersistentFlags().String("socket", "", "control socket of the daemon (default $TOEHOLD_SOCKET or "+control.DefaultSocket+")")
 	root.AddCommand(
-		listCommand(env), showCommand(env), offloadCommand(env), uploadCommand(env), eventsCommand(env),
+		listCommand(env), showCommand(env), offloadCommand(env), uploadCommand(env), eventsCommand(env), policyCommand(env),
 		deviceStatusCommand(env), deviceRestartCommand(env), devicePauseCommand(env), deviceResumeCommand(env), doctorCommand(env), versionCommand(env),
 		daemonCommand(env), deviceCommand(env),
 	)

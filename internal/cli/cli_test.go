@@ -165,7 +165,8 @@ func stage(f *fake) (*Env, *bytes.Buffer, *bytes.Buffer) {
 	var out, err bytes.Buffer
 	env := &Env{
 		Out: &out, Err: &err, Getenv: func(string) string { return "" }, Now: time.Now,
-		Dial: func(string) Client { return f },
+		Dial:     func(string) Client { return f },
+		ReadFile: readFile,
 		Kernel: func(s driver.Selector) ([]driver.Connection, error) {
 			f.note("kernel %s", s)
 			return f.match(s), nil
@@ -177,7 +178,7 @@ func stage(f *fake) (*Env, *bytes.Buffer, *bytes.Buffer) {
 			}
 		},
 		Daemon: func(_ context.Context, o DaemonOptions, _ *Env) error {
-			return f.note("daemon %v socket=%s group=%q connections=%d memory=%d stale=%v level=%v controls=%v listen=%q", o.Uplinks, o.Socket, o.Group, o.MaxConnections, o.Memory, o.StaleAfter, o.LogLevel, o.Controls.String(), o.Listen)
+			return f.note("daemon %v socket=%s group=%q connections=%d memory=%d stale=%v level=%v controls=%v listen=%q policy=%q", o.Uplinks, o.Socket, o.Group, o.MaxConnections, o.Memory, o.StaleAfter, o.LogLevel, o.Controls.String(), o.Listen, o.PolicyFile)
 		},
 		Device: func(_ context.Context, c device.Config) error {
 			return f.note("device %d %d %d %d %d header=%d connections=%d memory=%d", c.Socket, c.Uplink, c.HostPort, c.Control, c.Blocks, c.LinkHeader, c.MaxConnections, c.Memory)

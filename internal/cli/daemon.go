@@ -26,9 +26,10 @@ import (
 // DaemonOptions are the flags of `toehold daemon`.
 type DaemonOptions struct {
 	driver.Config
-	Socket string
-	Group  string
-	Listen string // "": no HTTP server
+	PolicyFile string
+	Socket     string
+	Group      string
+	Listen     string // "": no HTTP server
 }
 
 // Defaults of a device.
@@ -55,6 +56,7 @@ func daemonCommand(env *Env) *cobra.Command {
 	cmd.Flags().Int64Var(&o.Memory, "memory", defaultMemory, "octets of buffers that a device uses at most")
 	cmd.Flags().DurationVar(&o.StaleAfter, "stale-after", defaultStaleAfter, "age of its heartbeat at which a device counts as hung")
 	cmd.Flags().Var(&o.Controls, "congestion-control", "congestion controls of the device other than the sockets' own, such as bbr=cubic; * stands for any not named")
+	cmd.Flags().StringVar(&o.PolicyFile, "policy", "", "file of rules by which connections move by themselves, or the word default; SIGHUP reads it again")
 	level := cmd.Flags().String("log-level", "info", "debug, info, warn or error")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		o.Socket = env.socketOf(cmd)
@@ -124,7 +126,12 @@ func Daemon(ctx context.Context, o DaemonOptions, env *Env) error {
 		return err
 	}
 	hurry(o.Log)
-	signal.Ignore(syscall.SIGHUP)
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	if err := o.readPolicy(env); err != nil {
+		return err
+	}
 	listeners, err := o.listen()
 	defer listeners.close()
 	if err != nil {
@@ -139,9 +146,15 @@ func Daemon(ctx context.Context, o DaemonOptions, env *Env) error {
 	served := make(chan error, 1)
 	go func() { served <- listeners.serve(serving, d, o.Log) }()
 	fmt.Fprintln(env.Out, "ready")
-	select {
-	case <-ctx.Done():
-	case err = <-served:
+	for waiting := true; waiting; {
+		select {
+		case <-ctx.Done():
+			waiting = false
+		case err = <-served:
+			waiting = false
+		case <-hangup:
+			o.reload(ctx, env, d)
+		}
 	}
 	o.Log.Info("every connection goes home; a second signal ends at once")
 	again, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
@@ -152,6 +165,37 @@ func Daemon(ctx context.Context, o DaemonOptions, env *Env) error {
 		err = <-served
 	}
 	return err
+}
+
+// readPolicy reads the policy to begin with.
+func (o *DaemonOptions) readPolicy(env *Env) error {
+	if o.PolicyFile == "" {
+		return nil
+	}
+	source, err := env.readPolicy(o.PolicyFile)
+	if err != nil {
+		return err
+	}
+	o.Policy, err = driver.ParsePolicy(o.PolicyFile, source, o.Uplinks)
+	return err
+}
+
+// reload reads the policy again. When it cannot be read, or there is anything
+// wrong with it, the one in force stays.
+func (o *DaemonOptions) reload(ctx context.Context, env *Env, d *driver.Driver) {
+	if o.PolicyFile == "" {
+		o.Log.Warn("SIGHUP reads the policy again, and none was named: daemon --policy FILE")
+		return
+	}
+	source, err := env.readPolicy(o.PolicyFile)
+	if err == nil {
+		_, err = d.ApplyPolicy(ctx, o.PolicyFile, source)
+	}
+	if err != nil {
+		o.Log.Error("the policy in force stays", "file", o.PolicyFile, "err", err)
+		return
+	}
+	o.Log.Info("policy applied", "file", o.PolicyFile)
 }
 
 // listeners are where the daemon is asked: the control socket, and metrics by

@@ -20,6 +20,7 @@ func System() *Env {
 		Out: os.Stdout, Err: os.Stderr,
 		Terminal: isTerminal(os.Stderr),
 		Getenv:   os.Getenv,
+		ReadFile: os.ReadFile,
 		Now:      time.Now,
 		Dial:     func(socket string) Client { return control.NewClient(socket) },
 		Kernel:   driver.InKernelOnly,

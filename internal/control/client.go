@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -119,7 +120,7 @@ func (c *Client) Events(ctx context.Context, follow bool, emit func(driver.Event
 	if follow {
 		q.Set("follow", "true")
 	}
-	body, err := c.do(ctx, c.patience, "GET", "events", q)
+	body, err := c.do(ctx, c.patience, "GET", "events", q, nil)
 	if err != nil {
 		return err
 	}
@@ -144,7 +145,12 @@ func (c *Client) Events(ctx context.Context, follow bool, emit func(driver.Event
 // call sends a request and decodes its answer, which must come within a time,
 // into out.
 func (c *Client) call(ctx context.Context, within time.Duration, method, what string, q url.Values, out any) error {
-	body, err := c.do(ctx, within, method, what, q)
+	return c.callWith(ctx, within, method, what, q, nil, out)
+}
+
+// callWith is call with something to send.
+func (c *Client) callWith(ctx context.Context, within time.Duration, method, what string, q url.Values, payload []byte, out any) error {
+	body, err := c.do(ctx, within, method, what, q, payload)
 	if err != nil {
 		return err
 	}
@@ -172,11 +178,11 @@ func (b *answerBody) Close() error {
 
 // do sends a request. The body is the caller's to close; an *Error is what
 // the daemon said instead.
-func (c *Client) do(ctx context.Context, within time.Duration, method, what string, q url.Values) (*answerBody, error) {
+func (c *Client) do(ctx context.Context, within time.Duration, method, what string, q url.Values, payload []byte) (*answerBody, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	body := &answerBody{ctx: ctx, cancel: cancel, late: time.AfterFunc(within, func() { cancel(errSilent) })}
 	u := url.URL{Scheme: "http", Host: "toehold", Path: "/v1/" + what, RawQuery: q.Encode()}
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(payload))
 	var resp *http.Response
 	if err == nil {
 		resp, err = c.http.Do(req)

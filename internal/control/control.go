@@ -11,6 +11,10 @@
 //	POST /v1/devices/restart           []driver.Device
 //	POST /v1/devices/pause[?device=]   []driver.Device
 //	POST /v1/devices/resume[?device=]  []driver.Device
+//	GET  /v1/policy                    driver.PolicyView
+//	POST /v1/policy?name=NAME          driver.PolicyView; the policy is the body
+//	POST /v1/policy/check?name=NAME    driver.PolicyCheck; the policy is the body
+//	GET  /v1/policy/explain?SELECTOR   driver.Explanation
 //	GET  /v1/version                   Version
 //	GET  /metrics                      for Prometheus
 //
@@ -27,6 +31,7 @@ import (
 
 	"toehold/internal/driver"
 	"toehold/internal/metrics"
+	"toehold/internal/policy"
 )
 
 // DefaultSocket is where the daemon listens when nothing else is said.
@@ -53,6 +58,10 @@ type Service interface {
 	// Events calls emit for each event kept and, when follow is set, for those
 	// to come until the context ends or emit returns an error.
 	Events(ctx context.Context, follow bool, emit func(driver.Event) error) error
+	Policy(context.Context) (driver.PolicyView, error)
+	ApplyPolicy(ctx context.Context, name string, source []byte) (driver.PolicyView, error)
+	CheckPolicy(ctx context.Context, name string, source []byte) (driver.PolicyCheck, error)
+	ExplainPolicy(context.Context, driver.Selector) (driver.Explanation, error)
 	Devices(context.Context) ([]driver.Device, error)
 	RestartDevices(context.Context) ([]driver.Device, error)
 	// PauseDevices has a device, all for "", take nobody new, or again.
@@ -69,8 +78,10 @@ type Version struct {
 
 // An Error is an answer that is not what was asked for.
 type Error struct {
-	Kind    string `json:"kind"` // Usage, NoMatch, Ambiguous, Failed
+	Kind    string `json:"kind"` // Usage, NoMatch, Ambiguous, Invalid, Failed
 	Message string `json:"error"`
+	// Problems are what is wrong with a policy.
+	Problems policy.Problems `json:"problems,omitempty"`
 }
 
 // The kinds of Error.
@@ -78,6 +89,7 @@ const (
 	Usage     = "usage"     // the request cannot be meant
 	NoMatch   = "no-match"  // the selector names no connection
 	Ambiguous = "ambiguous" // the selector names several where one is wanted
+	Invalid   = "invalid"   // there is something wrong with the policy
 	Failed    = "failed"
 )
 
@@ -85,11 +97,14 @@ const (
 func (e *Error) Error() string { return e.Message }
 
 var statusOf = map[string]int{
-	Usage: http.StatusBadRequest, NoMatch: http.StatusNotFound, Ambiguous: http.StatusConflict, Failed: http.StatusInternalServerError,
+	Usage: http.StatusBadRequest, NoMatch: http.StatusNotFound, Ambiguous: http.StatusConflict, Invalid: http.StatusUnprocessableEntity, Failed: http.StatusInternalServerError,
 }
 
 // errorOf classes what a Service returned.
 func errorOf(err error) *Error {
+	if e := invalid(err); e != nil {
+		return e
+	}
 	kind := Failed
 	switch {
 	case errors.Is(err, driver.ErrSelector):
@@ -99,7 +114,7 @@ func errorOf(err error) *Error {
 	case errors.Is(err, driver.ErrAmbiguous):
 		kind = Ambiguous
 	}
-	return &Error{kind, err.Error()}
+	return &Error{Kind: kind, Message: err.Error()}
 }
 
 // bounds of what a peer of the socket may do.

@@ -265,6 +265,8 @@ func TestBadRequests(t *testing.T) {
 		{"GET", "/v1/connections?id=7", "INDEX-GENERATION", 400},
 		{"GET", "/v1/connection?state=heaven", "neither kernel nor device", 400},
 		{"GET", "/v1/connection?id=1-1&state=kernel", "leave out", 400},
+		{"GET", "/v1/policy/explain", "none is given", 400},
+		{"GET", "/v1/policy/check", "", 405},
 		{"GET", "/v1/events?follow=perhaps", "follow", 400},
 		{"GET", "/v1/offload?all=true", "", 405},
 		{"GET", "/v2/connections", "", 404},

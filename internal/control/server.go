@@ -174,6 +174,7 @@ func Handler(s Service, version string, log *slog.Logger) http.Handler {
 			return s.PauseDevices(r.Context(), r.URL.Query().Get("device"), paused)
 		}))
 	}
+	policies(mux, s)
 	mux.Handle("GET /v1/version", answer(func(*http.Request) (any, error) {
 		return Version{version, abi.Version, os.Getpid()}, nil
 	}))
@@ -236,7 +237,7 @@ func reply(w http.ResponseWriter, status int, v any) {
 func events(w http.ResponseWriter, r *http.Request, s Service) {
 	follow, err := strconv.ParseBool(r.URL.Query().Get("follow"))
 	if err != nil && r.URL.Query().Has("follow") {
-		reply(w, http.StatusBadRequest, &Error{Usage, "follow is neither true nor false"})
+		reply(w, http.StatusBadRequest, &Error{Kind: Usage, Message: "follow is neither true nor false"})
 		return
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")

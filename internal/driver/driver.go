@@ -18,29 +18,32 @@ import (
 	"toehold/internal/handover"
 	"toehold/internal/kernel"
 	"toehold/internal/mono"
+	"toehold/internal/policy"
 )
 
 // A Config is how a Driver works.
 type Config struct {
 	Uplinks        []string
-	MaxConnections int           // of each device
-	Memory         int64         // octets of buffers of each device
-	StaleAfter     time.Duration // age of a heartbeat at which a device counts as hung
-	Executable     string        // that has the command "device"; "": this one
-	Controls       Controls      // congestion controls other than the sockets' own
-	LogLevel       slog.Level    // of the device processes
+	MaxConnections int            // of each device
+	Memory         int64          // octets of buffers of each device
+	StaleAfter     time.Duration  // age of a heartbeat at which a device counts as hung
+	Executable     string         // that has the command "device"; "": this one
+	Controls       Controls       // congestion controls other than the sockets' own
+	Policy         *policy.Policy // nil: connections move when an operator moves them
+	LogLevel       slog.Level     // of the device processes
 	Log            *slog.Logger
 }
 
 // A Driver serves the network namespace that it was started in: it must be
 // that of every thread of the process.
 type Driver struct {
-	cfg     Config
-	log     *slog.Logger
-	journal *Journal
-	uplinks []*uplink
-	heirs   *heirs
-	ledger  ledger
+	cfg      Config
+	log      *slog.Logger
+	journal  *Journal
+	uplinks  []*uplink
+	heirs    *heirs
+	ledger   ledger
+	policing *policing
 
 	mu     sync.Mutex // of what follows; held for look-ups only
 	routes routes
@@ -70,6 +73,7 @@ func Start(ctx context.Context, c Config) (*Driver, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	d := &Driver{cfg: c, log: c.Log, journal: NewJournal(time.Now), heirs: newHeirs(), watched: make(chan struct{})}
+	d.policing = newPolicing(d)
 	watching, stop := context.WithCancel(context.Background())
 	d.stop = stop
 	go d.heirs.run(c.Log)
@@ -87,6 +91,10 @@ func Start(ctx context.Context, c Config) (*Driver, error) {
 		}
 	}
 	go d.watch(watching, changes)
+	if c.Policy != nil {
+		d.policing.apply(c.Policy)
+	}
+	d.policing.start()
 	return d, nil
 }
 
@@ -124,6 +132,7 @@ func (d *Driver) add(ctx context.Context, name string) error {
 // everything. When ctx ends it does so at once, which loses nothing either:
 // the kernel's sockets have it all.
 func (d *Driver) Close(ctx context.Context) error {
+	d.policing.stop()
 	var all sync.WaitGroup
 	for _, u := range d.uplinks {
 		all.Go(func() { u.stop(ctx) })
@@ -172,6 +181,9 @@ func (d *Driver) probe(keys []flow.Key) ([]abi.KernelState, error) {
 // something changes; then each device gets its share in messages of 256. The
 // owners, which only a walk over all open files finds, are not needed.
 func (d *Driver) OffloadFlows(ctx context.Context, ids []flow.ID, o Options) (Result, error) {
+	if o.why == (cause{}) {
+		o.why = asked
+	}
 	since := mono.Now()
 	keys := make([]flow.Key, len(ids))
 	for i, id := range ids {
@@ -179,7 +191,7 @@ func (d *Driver) OffloadFlows(ctx context.Context, ids []flow.ID, o Options) (Re
 	}
 	states, err := d.probe(keys)
 	if errors.Is(err, errNoInterface) {
-		return collect(ctx, since, d.refuseAll(ids, no(abi.UplinkGone, "")), nil)
+		return collect(ctx, since, d.refuseAll(ids, no(abi.UplinkGone, ""), o.why), nil)
 	}
 	if err != nil {
 		return Result{}, fmt.Errorf("probe: %w", err)
@@ -188,30 +200,34 @@ func (d *Driver) OffloadFlows(ctx context.Context, ids []flow.ID, o Options) (Re
 	cands := make(map[*uplink][]handover.Candidate, len(d.uplinks))
 	for i, id := range ids {
 		r := d.rule(id, &states[i])
+		if r.uplink != nil && o.device != "" && r.uplink.name != o.device {
+			r = no(abi.NoUplink, "its route leaves by %s, and %s is wanted", r.uplink.name, o.device)
+		}
 		if r.uplink == nil {
-			refused = append(refused, d.refuse(id, states[i].Inode, &r))
+			refused = append(refused, d.refuse(id, states[i].Inode, &r, o.why))
 			continue
 		}
-		cands[r.uplink] = append(cands[r.uplink], handover.Candidate{Flow: id, Path: r.path})
+		cands[r.uplink] = append(cands[r.uplink], handover.Candidate{Flow: id, Path: r.path, Control: o.control})
 	}
 	var shares []share
 	for u, some := range cands {
 		s := share{uplink: u}
-		u.call(func() { s.done = u.offload(since, o.Timeout, some) })
+		u.call(func() { s.done = u.offload(since, o, some) })
 		shares = append(shares, s)
 	}
 	return collect(ctx, since, refused, shares)
 }
 
-func (d *Driver) refuse(id flow.ID, inode uint64, r *ruling) Refusal {
-	d.journal.AddMove(id, inode, Event{Kind: EventRefused, Reason: r.reason.String(), Detail: r.detail})
-	return Refusal{Local: id.Local, Remote: id.Remote, Reason: r.reason.String(), Detail: r.detail}
+func (d *Driver) refuse(id flow.ID, inode uint64, r *ruling, why cause) Refusal {
+	detail := why.with(r.detail)
+	d.journal.AddMove(id, inode, Event{Kind: EventRefused, Reason: r.reason.String(), Detail: detail})
+	return Refusal{Local: id.Local, Remote: id.Remote, Reason: r.reason.String(), Detail: detail}
 }
 
 // refuseAll refuses connections that nobody has looked at.
-func (d *Driver) refuseAll(ids []flow.ID, r ruling) (all []Refusal) {
+func (d *Driver) refuseAll(ids []flow.ID, r ruling, why cause) (all []Refusal) {
 	for _, id := range ids {
-		all = append(all, d.refuse(id, 0, &r))
+		all = append(all, d.refuse(id, 0, &r, why))
 	}
 	return all
 }
@@ -219,6 +235,10 @@ func (d *Driver) refuseAll(ids []flow.ID, r ruling) (all []Refusal) {
 // UploadFlows moves connections home to the kernel, and returns when it has
 // them and their congestion windows.
 func (d *Driver) UploadFlows(ctx context.Context, ids []flow.ID) (Result, error) {
+	return d.uploadFlows(ctx, ids, asked)
+}
+
+func (d *Driver) uploadFlows(ctx context.Context, ids []flow.ID, why cause) (Result, error) {
 	since := mono.Now()
 	var shares []share
 	rest := ids
@@ -231,7 +251,7 @@ func (d *Driver) UploadFlows(ctx context.Context, ids []flow.ID) (Result, error)
 				mine, others = u.split(rest)
 			}
 			if rest = others; len(mine) > 0 {
-				s.done = u.upload(mine, abi.Asked)
+				s.done = u.upload(mine, why)
 			}
 		})
 		if s.done != nil {

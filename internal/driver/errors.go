@@ -17,6 +17,10 @@ var (
 type Options struct {
 	Attachment string        // "" and shadow are the same
 	Timeout    time.Duration // for the device to own each connection; 0: DefaultTimeout
+
+	device  string   // the uplink that is meant, "": that of the route
+	control [16]byte // congestion control on the device, zero: the connection's own
+	why     cause    // zero: an operator asked
 }
 
 // DefaultTimeout is how long a device may take to own a connection.

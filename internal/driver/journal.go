@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"toehold/internal/flow"
+	"toehold/internal/policy"
 )
 
 // Limits of a Journal: what is beyond them is forgotten, oldest first.
@@ -117,6 +118,17 @@ func (j *Journal) carry(id flow.ID, retransmits uint64) {
 	defer j.mu.Unlock()
 	if h := j.histories[id.Key()]; h != nil {
 		h.retransmits += retransmits
+	}
+}
+
+// countOffloads writes into facts how often each connection was offloaded.
+func (j *Journal) countOffloads(seen []policy.Seen) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for i := range seen {
+		if h := j.histories[seen[i].Flow.Key()]; h != nil {
+			seen[i].Facts.Offloads = h.offloads
+		}
 	}
 }
 

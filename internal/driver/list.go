@@ -199,7 +199,7 @@ func (d *Driver) Offload(ctx context.Context, s Selector, o Options) (Result, er
 	if err != nil {
 		return Result{}, err
 	}
-	r, err := d.OffloadFlows(ctx, ids, o)
+	r, err := d.policing.byHand(ids, func() (Result, error) { return d.OffloadFlows(ctx, ids, o) })
 	return r, errors.Join(err, d.matched(s, &r))
 }
 
@@ -209,7 +209,7 @@ func (d *Driver) Upload(ctx context.Context, s Selector) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	r, err := d.UploadFlows(ctx, ids)
+	r, err := d.policing.byHand(ids, func() (Result, error) { return d.UploadFlows(ctx, ids) })
 	return r, errors.Join(err, d.matched(s, &r))
 }
 

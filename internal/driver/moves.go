@@ -15,24 +15,44 @@ import (
 	"toehold/internal/mono"
 )
 
+// A cause is why connections are moved.
+type cause struct {
+	reason abi.Reason
+	detail string
+}
+
+// asked is the cause of what an operator wants.
+var asked = cause{reason: abi.Asked}
+
+// with adds what caused a move to what became of it.
+func (c cause) with(detail string) string {
+	switch {
+	case detail == "":
+		return c.detail
+	case c.detail == "":
+		return detail
+	}
+	return detail + "; " + c.detail
+}
+
 // newRequest registers a request for n connections; its outcomes come when
 // all have one.
-func (u *uplink) newRequest(n int) (uint64, <-chan []handover.Outcome) {
+func (u *uplink) newRequest(n int, why cause) (uint64, <-chan []handover.Outcome) {
 	u.ticket++
-	r := &request{left: n, done: make(chan []handover.Outcome, 1)}
+	r := &request{left: n, why: why, done: make(chan []handover.Outcome, 1)}
 	u.requests[u.ticket] = r
 	return u.ticket, r.done
 }
 
 // offload starts to move connections whose route has been checked.
-func (u *uplink) offload(since mono.Time, timeout time.Duration, cands []handover.Candidate) <-chan []handover.Outcome {
+func (u *uplink) offload(since mono.Time, o Options, cands []handover.Candidate) <-chan []handover.Outcome {
 	now := mono.Now()
-	ticket, done := u.newRequest(len(cands))
+	ticket, done := u.newRequest(len(cands), o.why)
 	if why, detail := u.unready(); why != abi.None {
 		u.refuseAll(ticket, cands, why, detail)
 		return done
 	}
-	u.table.Offload(now, since, ticket, timeout, cands)
+	u.table.Offload(now, since, ticket, o.Timeout, cands)
 	if err := u.table.Err(); err != nil {
 		u.lose(now, abi.DeviceDied, err.Error())
 	}
@@ -61,10 +81,10 @@ func (u *uplink) refuseAll(ticket uint64, cands []handover.Candidate, why abi.Re
 }
 
 // upload starts to move connections home.
-func (u *uplink) upload(ids []flow.ID, why abi.Reason) <-chan []handover.Outcome {
+func (u *uplink) upload(ids []flow.ID, why cause) <-chan []handover.Outcome {
 	now := mono.Now()
-	ticket, done := u.newRequest(len(ids))
-	u.table.Upload(now, ticket, ids, why)
+	ticket, done := u.newRequest(len(ids), why)
+	u.table.Upload(now, ticket, ids, why.reason)
 	if err := u.table.Err(); err != nil {
 		u.lose(now, abi.DeviceDied, err.Error())
 	}
@@ -91,9 +111,16 @@ var eventKinds = [...]string{
 }
 
 func (u *uplink) arrive(o handover.Outcome) {
+	r, why := u.requests[o.Ticket], asked
+	if r != nil {
+		why = r.why
+	}
+	if r != nil && o.Kind != handover.Over {
+		o.Detail = why.with(o.Detail)
+	}
 	switch o.Kind {
 	case handover.Offloaded:
-		o.Reason = abi.Asked
+		o.Reason = why.reason
 		u.counters.offloads++
 	case handover.Refused:
 		u.counters.refused[o.Reason.String()]++
@@ -110,7 +137,6 @@ func (u *uplink) arrive(o handover.Outcome) {
 	if h := u.hardware(o.HWID); h != nil && o.Kind == handover.Uploaded {
 		u.journal.carry(o.Flow, h.Retransmits)
 	}
-	r := u.requests[o.Ticket]
 	if r == nil {
 		u.unasked(&o)
 		return

@@ -49,17 +49,17 @@ func TestResult(t *testing.T) {
 // could be tried.
 func TestRequests(t *testing.T) {
 	u := testUplink()
-	done := u.offload(1, 0, []handover.Candidate{{Flow: numbered(1)}, {Flow: numbered(2)}})
+	done := u.offload(1, Options{why: asked}, []handover.Candidate{{Flow: numbered(1)}, {Flow: numbered(2)}})
 	outcomes := <-done
 	if len(outcomes) != 2 || outcomes[0].Reason != abi.UplinkGone || outcomes[0].Detail == "" {
 		t.Errorf("with the uplink down: %+v", outcomes)
 	}
 	u.up = true
-	outcomes = <-u.offload(1, 0, []handover.Candidate{{Flow: numbered(1)}})
+	outcomes = <-u.offload(1, Options{why: asked}, []handover.Candidate{{Flow: numbered(1)}})
 	if len(outcomes) != 1 || outcomes[0].Reason != abi.DeviceDown || !strings.Contains(outcomes[0].Detail, "not started") {
 		t.Errorf("without a device: %+v", outcomes)
 	}
-	home := u.upload(numberedFlows(3), abi.Asked)
+	home := u.upload(numberedFlows(3), asked)
 	u.settle()
 	if outcomes = <-home; len(outcomes) != 3 || outcomes[2].Reason != abi.AlreadyInKernel {
 		t.Errorf("upload of what is home: %+v", outcomes)

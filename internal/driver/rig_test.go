@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 			os.Exit(fakeDevice(mode))
 		}
 		switch os.Args[1] {
-		case "daemon", "device", "list", "show", "offload", "upload", "device-status":
+		case "daemon", "device", "list", "show", "offload", "upload", "device-status", "policy":
 			os.Exit(cli.Main())
 		}
 	}

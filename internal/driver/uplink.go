@@ -90,6 +90,7 @@ type counters struct {
 // A request is one API call's share of connections on one uplink.
 type request struct {
 	left     int
+	why      cause
 	outcomes []handover.Outcome
 	done     chan []handover.Outcome // takes the outcomes once, and never blocks the loop
 }

@@ -34,8 +34,9 @@ type Path struct {
 
 // A Candidate is a connection to offload whose route has been checked.
 type Candidate struct {
-	Flow flow.ID
-	Path Path
+	Flow    flow.ID
+	Path    Path
+	Control [16]byte // congestion control on the device; zero: the socket's
 }
 
 // A Conn is one connection of a Table.
@@ -48,6 +49,7 @@ type Conn struct {
 	State abi.KernelState // as last probed
 	Leash uint32          // the hands': segments of the congestion window that they gave the socket, 0 none
 
+	control  [16]byte  // congestion control that the device is to use, zero: the socket's
 	ticket   uint64    // of the request that the present move serves, 0 none
 	since    mono.Time // start of the present move
 	arrived  mono.Time // when the kernel had it again, 0 not yet

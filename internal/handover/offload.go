@@ -18,7 +18,7 @@ func (t *Table) Offload(now, since mono.Time, ticket uint64, timeout time.Durati
 	}
 	conns := make([]*Conn, 0, len(cands))
 	for i := range cands {
-		c := &Conn{Flow: cands[i].Flow, Key: cands[i].Flow.Key(), Path: cands[i].Path, ticket: ticket, since: since, allowed: timeout}
+		c := &Conn{Flow: cands[i].Flow, Key: cands[i].Flow.Key(), Path: cands[i].Path, control: cands[i].Control, ticket: ticket, since: since, allowed: timeout}
 		if r := t.presence(c); r != abi.None {
 			t.refuse(now, c, r, r.Text())
 			continue
@@ -87,8 +87,12 @@ func (t *Table) refuseAll(now mono.Time, conns []*Conn, r abi.Reason, err error)
 func (t *Table) offersOf(conns []*Conn) []abi.Offer {
 	t.offers = t.offers[:0]
 	for _, c := range conns {
+		control := c.control
+		if control == ([16]byte{}) {
+			control = c.State.CongestionControl
+		}
 		t.offers = append(t.offers, abi.Offer{
-			Key: c.Key, CongestionControl: c.State.CongestionControl, MSS: c.State.MSS, Flags: uint32(c.State.Flags),
+			Key: c.Key, CongestionControl: control, MSS: c.State.MSS, Flags: uint32(c.State.Flags),
 		})
 	}
 	return t.offers

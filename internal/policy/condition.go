@@ -106,6 +106,9 @@ func flawsOf(issues *cel.Issues) (all []flaw) {
 		if strings.HasPrefix(message, "undeclared reference") || strings.HasPrefix(message, "type 'end'") {
 			message += "; the facts are " + strings.Join(names(), ", ")
 		}
+		if strings.HasPrefix(message, "Syntax error: token recognition error at: '=") {
+			message += "; to compare is =="
+		}
 		line, column := 1, 0
 		if e.Location != nil {
 			line, column = max(1, e.Location.Line()), max(0, e.Location.Column())

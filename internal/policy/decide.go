@@ -90,11 +90,11 @@ func renumber(from, to *Policy, rule int) int {
 	return i
 }
 
-// Asked notes that an operator moved connections: they stay where they are
-// until a policy is applied anew.
-func (d *Decider) Asked(ids ...flow.ID) {
+// Asked notes that an operator moves connections: they stay where they then
+// are until a policy is applied anew. With false it takes that back.
+func (d *Decider) Asked(asked bool, ids ...flow.ID) {
 	for _, id := range ids {
-		d.of(id).asked = true
+		d.of(id).asked = asked
 	}
 }
 

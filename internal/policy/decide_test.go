@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -22,7 +23,7 @@ import (
 //	tick to=T     ticks once a second from now until T, and says what moves.
 //	              Moves are carried out at once, but for those named hold
 //	done a        carries out what was held back; with reason=R it is refused
-//	asked a       an operator moved it, to place=P
+//	asked a       an operator moved it, to place=P, or, without that, did not
 //	gone a        it ends
 //	outlook a     what the decider says of it
 type world struct {
@@ -131,8 +132,8 @@ func (w *world) run(t *testing.T, d *datadriven.TestData) string {
 			named().Facts.Place = place
 		}
 	case "asked":
-		w.d.Asked(named().Flow)
-		named().Facts.Place = place
+		w.d.Asked(place != "", named().Flow)
+		named().Facts.Place = cmp.Or(place, named().Facts.Place)
 	case "gone":
 		delete(w.conns, d.CmdArgs[0].Key)
 	case "outlook":

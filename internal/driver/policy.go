@@ -1,0 +1,245 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"toehold/internal/abi"
+	"toehold/internal/flow"
+	"toehold/internal/mono"
+	"toehold/internal/policy"
+	"toehold/internal/tcp"
+)
+
+// Times of policing.
+const (
+	lookEvery = time.Second
+	idleEvery = 10 * time.Second // without a policy: ages and rates are known when one comes
+)
+
+// A policing carries out a policy: it looks at all connections once a second,
+// and moves those that its decider wants moved.
+type policing struct {
+	driver *Driver
+	kick   chan struct{} // look at once
+	stop   func()        // ends the loop and waits for it
+
+	mu       sync.Mutex // of what follows
+	decider  *policy.Decider
+	observer *observer
+	applied  time.Time
+	serial   uint64
+	failed   bool // to look, the last time
+}
+
+func newPolicing(d *Driver) *policing {
+	return &policing{driver: d, kick: make(chan struct{}, 1), stop: func() {}, decider: policy.NewDecider(), observer: newObserver()}
+}
+
+// ParsePolicy reads a policy for these uplinks. The error is
+// policy.Problems.
+func ParsePolicy(name string, source []byte, uplinks []string) (*policy.Policy, error) {
+	return policy.Parse(name, source, policy.Known{Devices: uplinks, Congestion: tcp.Algorithms()})
+}
+
+// start starts the loop.
+func (p *policing) start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	var loop sync.WaitGroup
+	loop.Go(func() { p.run(ctx) })
+	p.stop = func() { cancel(); loop.Wait() }
+}
+
+// run is the loop. When ctx ends it does, and waits no longer for the moves
+// that it has begun.
+func (p *policing) run(ctx context.Context) {
+	var moves sync.WaitGroup
+	defer moves.Wait()
+	for {
+		for _, g := range p.turn() {
+			moves.Go(func() { p.carryOut(ctx, &g) })
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.kick:
+		case <-time.After(p.pause()):
+		}
+	}
+}
+
+func (p *policing) pause() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.decider.Policy() == nil {
+		return idleEvery
+	}
+	return lookEvery
+}
+
+// A group is connections that the same rule moves to the same place.
+type group struct {
+	to   string
+	name string // of the rule
+	rule policy.Rule
+	ids  []flow.ID
+}
+
+// turn looks at all connections and returns what is to be moved now.
+func (p *policing) turn() []group {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := mono.Now()
+	seen, err := p.look(now, p.decider.Policy())
+	if err != nil {
+		if !p.failed {
+			p.driver.log.Error("the policy is not carried out", "err", err)
+		}
+		p.failed = true
+		return nil
+	}
+	p.failed = false
+	return p.groups(p.decider.Tick(now, seen))
+}
+
+// look measures what a policy wants to know, for no policy all.
+func (p *policing) look(now mono.Time, whose *policy.Policy) ([]policy.Seen, error) {
+	var want needs
+	if whose != nil {
+		want = whose.Needs
+	}
+	seen, err := p.observer.look(now, p.driver.placed(), want)
+	if err == nil && (want == nil || want("offloads")) {
+		p.driver.journal.countOffloads(seen)
+	}
+	return seen, err
+}
+
+// groups puts together what can be moved by one request, in the order of the
+// moves.
+func (p *policing) groups(moves []policy.Move) (all []group) {
+	at := make(map[[2]any]int)
+	for _, m := range moves {
+		key := [2]any{m.To, m.Rule}
+		i, ok := at[key]
+		if !ok {
+			i, at[key] = len(all), len(all)
+			g := group{to: m.To, name: p.decider.Policy().RuleName(m.Rule)}
+			if m.Rule >= 0 {
+				g.rule = p.decider.Policy().Rules[m.Rule]
+			}
+			all = append(all, g)
+		}
+		all[i].ids = append(all[i].ids, m.Flow)
+	}
+	return all
+}
+
+// carryOut moves a group, and tells the decider what became of each.
+func (p *policing) carryOut(ctx context.Context, g *group) {
+	var r Result
+	var err error
+	why := cause{abi.Policy, "rule " + g.name}
+	if g.to == OnDevice {
+		o := Options{Attachment: g.rule.Attachment, device: g.rule.Device, why: why}
+		copy(o.control[:], g.rule.Congestion)
+		r, err = p.driver.OffloadFlows(ctx, g.ids, o)
+	} else {
+		r, err = p.driver.uploadFlows(ctx, g.ids, why)
+	}
+	if err != nil && ctx.Err() == nil {
+		p.driver.log.Error("moves of the policy", "rule", g.name, "err", err)
+	}
+	p.settle(g, &r)
+}
+
+// settle tells the decider. What a Result does not have ended in an error.
+func (p *policing) settle(g *group, r *Result) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := mono.Now()
+	for _, m := range r.Moved {
+		p.decider.Done(now, flow.ID{Local: m.Local, Remote: m.Remote}, abi.None)
+	}
+	for _, f := range r.Refused {
+		reason, _ := abi.ParseReason(f.Reason)
+		p.decider.Done(now, flow.ID{Local: f.Local, Remote: f.Remote}, reason)
+	}
+	for _, id := range g.ids {
+		p.decider.Done(now, id, abi.InternalError)
+	}
+}
+
+// apply puts a policy in force; the connections that it matches move from now
+// on, as fast as its limits allow.
+func (p *policing) apply(new *policy.Policy) {
+	p.mu.Lock()
+	p.decider.Apply(mono.Now(), new)
+	p.applied, p.serial = time.Now(), p.serial+1
+	p.mu.Unlock()
+	p.driver.journal.Add(Event{Kind: EventPolicyApplied, Detail: fmt.Sprintf("%s: %d rules", new.Name, len(new.Rules))})
+	select {
+	case p.kick <- struct{}{}:
+	default: // it is about to look anyway
+	}
+}
+
+// PolicyTable is what of the policy in force the kernel can judge when a
+// connection is established; empty when there is none. Interfaces and cgroups
+// in it are those that exist now.
+func (d *Driver) PolicyTable() *abi.PolicyTable {
+	p := d.policing
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.decider.Policy() == nil {
+		return new(abi.PolicyTable)
+	}
+	return p.decider.Policy().Table(policy.Names{Interface: interfaceIndex, Cgroup: p.observer.cgroups.ID}, p.serial)
+}
+
+func interfaceIndex(name string) (uint32, bool) {
+	i, err := net.InterfaceByName(name)
+	if err != nil {
+		return 0, false
+	}
+	return uint32(i.Index), true
+}
+
+// byHand does what an operator asked for. The policy leaves alone what has
+// been moved so, from before the move on.
+func (p *policing) byHand(ids []flow.ID, move func() (Result, error)) (Result, error) {
+	p.leave(true, ids)
+	r, err := move()
+	var others []flow.ID
+	for _, f := range r.Refused {
+		if f.Reason != abi.AlreadyOnDevice.String() && f.Reason != abi.AlreadyInKernel.String() {
+			others = append(others, flow.ID{Local: f.Local, Remote: f.Remote})
+		}
+	}
+	p.leave(false, others)
+	return r, err
+}
+
+func (p *policing) leave(alone bool, ids []flow.ID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.decider.Asked(alone, ids...)
+}
+
+// ErrNoPolicy is that none is in force.
+var ErrNoPolicy = errors.New("no policy is in force: connections move when an operator moves them; name one with toehold policy apply FILE or daemon --policy FILE")
+
+// ApplyPolicy reads a policy and puts it in force. When there is anything
+// wrong with it the error is policy.Problems, and the old one stays.
+func (d *Driver) ApplyPolicy(ctx context.Context, name string, source []byte) (PolicyView, error) {
+	p, err := ParsePolicy(name, source, d.cfg.Uplinks)
+	if err != nil {
+		return PolicyView{}, err
+	}
+	d.policing.apply(p)
+	return d.Policy(ctx)
+}
