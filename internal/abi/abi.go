@@ -96,7 +96,10 @@ type Control struct {
 
 // A FlowEntry is the value of the BPF hash "flows", keyed by flow.Key.
 type FlowEntry struct {
-	HWID HWID
+	HWID           HWID
+	Mark, Priority uint32 // of S's last frame, with Seen; written by BPF
+	Seen           uint32 // not 0: a frame of S has come
+	_              [4]byte
 }
 
 // Flags of a connection that its options were negotiated with, and its state.

@@ -19,8 +19,16 @@ func asOctets(keys []flow.Key) []octets {
 	return unsafe.Slice((*octets)(unsafe.Pointer(unsafe.SliceData(keys))), len(keys))
 }
 
-func asNumbers(ids []abi.HWID) []uint64 {
-	return unsafe.Slice((*uint64)(unsafe.SliceData(ids)), len(ids))
+// An entry is an abi.FlowEntry, in the same way.
+type entry [unsafe.Sizeof(abi.FlowEntry{})]byte
+
+// entries are those of flows of which no frame has come yet.
+func entries(ids []abi.HWID) []entry {
+	all := make([]abi.FlowEntry, len(ids))
+	for i := range ids {
+		all[i].HWID = ids[i]
+	}
+	return unsafe.Slice((*entry)(unsafe.Pointer(unsafe.SliceData(all))), len(all))
 }
 
 // Steer turns flows to the device, all or none. A key's Local is this host's
@@ -34,7 +42,7 @@ func (s *Set) Steer(keys []flow.Key, ids []abi.HWID) error {
 	if len(keys) == 0 {
 		return nil
 	}
-	done, err := s.steer.Flows.BatchUpdate(asOctets(keys), asNumbers(ids), nil)
+	done, err := s.steer.Flows.BatchUpdate(asOctets(keys), entries(ids), nil)
 	if err == nil {
 		return nil
 	}
@@ -63,10 +71,10 @@ func (s *Set) Steered() ([]flow.Key, error) {
 	var (
 		all []flow.Key
 		key octets
-		id  uint64
+		is  entry
 	)
 	flows := s.steer.Flows.Iterate()
-	for flows.Next(&key, &id) {
+	for flows.Next(&key, &is) {
 		all = append(all, *(*flow.Key)(unsafe.Pointer(&key)))
 	}
 	return all, flows.Err()

@@ -13,6 +13,8 @@
  * Everything goes straight between wire and S as soon as the device's
  * heartbeat is stale or it is fenced, whoever else is alive.
  */
+#include "kernel.h"
+#include "lookup.h"
 #include "toehold.h"
 
 enum {
@@ -25,6 +27,7 @@ enum {
 	ICMP_FRAG_NEEDED = 4,
 	ICMPV6_PKT_TOOBIG = 2,
 	PACKET_HOST = 0,
+	TCP_LISTEN = 10,
 	ETHER_HEADER = 14,
 	FRAGMENT = 0x3fff, /* more fragments, or an offset */
 	/* What fits into the device's buffers; BIG TCP can be longer. */
@@ -363,11 +366,65 @@ static ALWAYS_INLINE int add_link_header(struct __sk_buff *skb)
 	return bpf_skb_store_bytes(skb, 0, &header, sizeof(header), 0) == 0;
 }
 
+/* Notes mark and priority of a frame of S: what SO_MARK and SO_PRIORITY say,
+ * and the rules that it has passed. */
+static ALWAYS_INLINE void note_class(struct flow_entry *f,
+				     const struct __sk_buff *skb)
+{
+	u32 mark = skb->mark, priority = skb->priority;
+
+	if (f->seen && f->mark == mark && f->priority == priority)
+		return;
+	f->mark = mark;
+	f->priority = priority;
+	f->seen = 1;
+}
+
+/* Gives a frame of the device what S itself has, as there is no frame of S to
+ * go by: none has come yet, or the flow has just been un-steered. */
+static ALWAYS_INLINE void class_of_socket(struct __sk_buff *skb,
+					  const struct flow_key *k)
+{
+	struct sock_common *skc = lookup(skb, k);
+	struct tcp_sock *tp;
+	struct sock *sk;
+
+	if (!skc)
+		return;
+	tp = bpf_skc_to_tcp_sock(skc);
+	sk = (struct sock *)tp;
+	if (tp && sk->__sk_common.skc_state != TCP_LISTEN) {
+		skb->mark = sk->sk_mark;
+		skb->priority = sk->sk_priority;
+	}
+	bpf_sk_release(skc);
+}
+
+/* Gives a frame of the device the mark and the priority of S's, which queueing
+ * disciplines and filters go by. */
+static ALWAYS_INLINE void set_class(struct __sk_buff *skb, struct control *c)
+{
+	struct flow_entry *f;
+	struct parsed p;
+
+	skb->mark = 0;
+	if (!parse(skb, c, &p))
+		return;
+	f = bpf_map_lookup_elem(&flows, &p.key);
+	if (!f || !f->seen) {
+		class_of_socket(skb, &p.key);
+		return;
+	}
+	skb->mark = f->mark;
+	skb->priority = f->priority;
+}
+
 /* Lets the device's frames out, and turns S's to the device. */
 SEC("tcx/egress")
 int egress(struct __sk_buff *skb)
 {
 	struct control *c = get_control();
+	struct flow_entry *f;
 	struct parsed p;
 
 	if (!c)
@@ -375,10 +432,13 @@ int egress(struct __sk_buff *skb)
 	if (skb->mark == MARK_WIRE) {
 		if (!alive(c))
 			return TCX_DROP;
-		skb->mark = 0;
+		set_class(skb, c);
 		return TCX_NEXT;
 	}
-	if (!parse(skb, c, &p) || !bpf_map_lookup_elem(&flows, &p.key))
+	if (!parse(skb, c, &p))
+		return TCX_NEXT;
+	f = bpf_map_lookup_elem(&flows, &p.key);
+	if (!f)
 		return TCX_NEXT;
 	if (!alive(c)) {
 		count(&c->bypassed);
@@ -386,6 +446,7 @@ int egress(struct __sk_buff *skb)
 	}
 	if (c->link_header == 0 && !add_link_header(skb))
 		return TCX_DROP; /* no memory: S sends it again */
+	note_class(f, skb);
 	count(&c->to_device);
 	return bpf_redirect(c->host_port, 0);
 }

@@ -27,6 +27,8 @@ struct control {
 
 struct flow_entry {
 	u64 hwid;
+	u32 mark, priority; /* of S's last frame, with seen */
+	u32 seen, zero;
 };
 
 struct block {
