@@ -59,19 +59,27 @@ type side struct {
 	template wire.Template
 	link     [wire.MaxLink]byte
 	linkLen  int
-	ttl, tos uint8
+	fields   fields
 	known    bool
+}
+
+// fields are what of an IP header stays the same until the program changes it.
+type fields struct {
+	ttl, tos  uint8
+	df        bool
+	flowLabel uint32
 }
 
 // learn takes the headers of a frame that went in this direction, with the
 // link header it is to have here; routes and neighbours change, and S's own
 // frames follow them.
 func (s *side) learn(p *wire.Packet, link []byte) {
-	if s.known && s.ttl == p.TTL && s.tos == p.TOS&^3 && string(s.link[:s.linkLen]) == string(link) {
+	f := fields{p.TTL, p.TOS &^ 3, p.DF, p.FlowLabel}
+	if s.known && s.fields == f && string(s.link[:s.linkLen]) == string(link) {
 		return
 	}
 	s.linkLen = copy(s.link[:], link)
-	s.ttl, s.tos, s.known = p.TTL, p.TOS&^3, true
+	s.fields, s.known = f, true
 	q := *p
 	q.Link = s.link[:s.linkLen]
 	s.template.Set(&q)
