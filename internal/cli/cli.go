@@ -47,6 +47,7 @@ type Client interface {
 type Env struct {
 	Out, Err io.Writer
 	Terminal bool // Err is a terminal
+	Screen   func() (Screen, error)
 	Getenv   func(string) string
 	ReadFile func(string) ([]byte, error)
 	Now      func() time.Time
@@ -134,7 +135,7 @@ func newRoot(env *Env) *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exit{ExitUsage, err} })
 	root.PersistentFlags().String("socket", "", "control socket of the daemon (default $TOEHOLD_SOCKET or "+control.DefaultSocket+")")
 	root.AddCommand(
-		listCommand(env), showCommand(env), offloadCommand(env), uploadCommand(env), eventsCommand(env), policyCommand(env),
+		listCommand(env), showCommand(env), offloadCommand(env), uploadCommand(env), topCommand(env), eventsCommand(env), policyCommand(env),
 		deviceStatusCommand(env), deviceRestartCommand(env), devicePauseCommand(env), deviceResumeCommand(env), doctorCommand(env), versionCommand(env),
 		daemonCommand(env), deviceCommand(env),
 	)

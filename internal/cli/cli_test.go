@@ -165,6 +165,7 @@ func stage(f *fake) (*Env, *bytes.Buffer, *bytes.Buffer) {
 	var out, err bytes.Buffer
 	env := &Env{
 		Out: &out, Err: &err, Getenv: func(string) string { return "" }, Now: time.Now,
+		Screen:   func() (Screen, error) { return nil, errNoTerminal },
 		Dial:     func(string) Client { return f },
 		ReadFile: readFile,
 		Kernel: func(s driver.Selector) ([]driver.Connection, error) {

@@ -19,6 +19,7 @@ func System() *Env {
 	return &Env{
 		Out: os.Stdout, Err: os.Stderr,
 		Terminal: isTerminal(os.Stderr),
+		Screen:   func() (Screen, error) { return newTerminal(os.Stdin, os.Stdout) },
 		Getenv:   os.Getenv,
 		ReadFile: os.ReadFile,
 		Now:      time.Now,

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -43,12 +44,23 @@ func newTable(head ...string) *table {
 func (t *table) add(cells ...any) {
 	row := make([]string, len(t.right))
 	for i, c := range cells {
-		row[i] = fmt.Sprint(c)
+		row[i] = plain(fmt.Sprint(c))
 		if row[i] == "" {
 			row[i] = "-"
 		}
 	}
 	t.rows = append(t.rows, row)
+}
+
+// plain is text that a terminal takes for nothing else: a process may call
+// itself what it likes.
+func plain(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return '?'
+		}
+		return r
+	}, s)
 }
 
 func (t *table) print(w io.Writer) error {
