@@ -117,8 +117,7 @@ func TestLatest(t *testing.T) {
 	}
 }
 
-// Private state goes to a socket with the same congestion control, and what
-// counts time in it goes on counting.
+// What counts time in private state goes on counting.
 func TestPrivate(t *testing.T) {
 	name := func(s string) (padded [16]byte) { copy(padded[:], s); return padded }
 	const then, now = 1_000_000_000, mono.Time(3_500_000_000)
@@ -127,21 +126,19 @@ func TestPrivate(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		part abi.HardwarePart
-		own  string
 		want *bpf.Private
 	}{
-		{"cubic", abi.HardwarePart{PrivateAt: then, CongestionControl: name("cubic"), Cubic: cubic, BBR: model}, "cubic",
+		{"cubic", abi.HardwarePart{PrivateAt: then, CongestionControl: name("cubic"), Cubic: cubic, BBR: model},
 			&bpf.Private{Control: name("cubic"), Cubic: abi.CubicState{LastMaxCwnd: 40, EpochAge: 2503}}},
-		{"bbr", abi.HardwarePart{PrivateAt: then, CongestionControl: name("bbr"), Cubic: cubic, BBR: model}, "bbr",
+		{"bbr", abi.HardwarePart{PrivateAt: then, CongestionControl: name("bbr"), Cubic: cubic, BBR: model},
 			&bpf.Private{Control: name("bbr"), BBR: abi.BBRState{Bandwidth: 5, MinRTT: 6, MinRTTAge: 2507, CycleAge: 1<<32 - 1}}},
-		{"from the future", abi.HardwarePart{PrivateAt: 1 << 62, CongestionControl: name("cubic"), Cubic: cubic}, "cubic",
+		{"from the future", abi.HardwarePart{PrivateAt: 1 << 62, CongestionControl: name("cubic"), Cubic: cubic},
 			&bpf.Private{Control: name("cubic"), Cubic: cubic}},
-		{"not published", abi.HardwarePart{CongestionControl: name("cubic"), Cubic: cubic}, "cubic", nil},
-		{"another", abi.HardwarePart{PrivateAt: then, CongestionControl: name("cubic"), Cubic: cubic}, "bbr", nil},
-		{"bbr without a model", abi.HardwarePart{PrivateAt: then, CongestionControl: name("bbr"), BBR: abi.BBRState{MinRTT: 6}}, "bbr", nil},
-		{"reno has none", abi.HardwarePart{PrivateAt: then, CongestionControl: name("reno")}, "reno", nil},
+		{"not published", abi.HardwarePart{CongestionControl: name("cubic"), Cubic: cubic}, nil},
+		{"bbr without a model", abi.HardwarePart{PrivateAt: then, CongestionControl: name("bbr"), BBR: abi.BBRState{MinRTT: 6}}, nil},
+		{"reno has none", abi.HardwarePart{PrivateAt: then, CongestionControl: name("reno")}, nil},
 	} {
-		got := private(now, &tt.part, name(tt.own))
+		got := private(now, &tt.part)
 		if got == nil || tt.want == nil {
 			if got != tt.want {
 				t.Errorf("%s: %+v, want %+v", tt.name, got, tt.want)

@@ -56,7 +56,7 @@ func (u *uplink) Inherit(conns []*handover.Conn) {
 	for _, c := range conns {
 		if h := u.hardware(c.HWID); h != nil && h.Cwnd != 0 {
 			w := bpf.Window{Key: c.Key, Cwnd: h.Cwnd, Ssthresh: h.Ssthresh, Inode: c.State.Inode}
-			w.Private = private(now, h, c.State.CongestionControl)
+			w.Private = private(now, h)
 			list = append(list, w)
 		} else if c.Leash != 0 {
 			list = append(list, bpf.Window{Key: c.Key, Cwnd: startCwnd, Ssthresh: tcb.NoThreshold})
@@ -66,14 +66,15 @@ func (u *uplink) Inherit(conns []*handover.Conn) {
 }
 
 // private is what the device's congestion control knew, as it is now; nil when
-// the socket has another one, or that has no model yet.
-func private(now mono.Time, h *abi.HardwarePart, control [16]byte) *bpf.Private {
-	if h.PrivateAt == 0 || h.CongestionControl != control {
+// that is nothing. Whether the socket has the same one is looked at when it is
+// given: a probe may have seen the one that a socket is lent (leash.go).
+func private(now mono.Time, h *abi.HardwarePart) *bpf.Private {
+	if h.PrivateAt == 0 {
 		return nil
 	}
-	p := &bpf.Private{Control: control}
+	p := &bpf.Private{Control: h.CongestionControl}
 	age := max(now.Sub(mono.Time(h.PrivateAt)), 0)
-	switch text(control) {
+	switch text(h.CongestionControl) {
 	case "cubic":
 		p.Cubic = h.Cubic
 		p.Cubic.EpochAge = later(p.Cubic.EpochAge, age.Milliseconds())
