@@ -1,15 +1,18 @@
 package bpf
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"reflect"
+	"runtime"
 	"testing"
 
 	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 
 	"toehold/internal/abi"
+	"toehold/internal/flow"
 	"toehold/internal/testnet"
 )
 
@@ -228,6 +231,45 @@ func TestGiveWhatCannotBe(t *testing.T) {
 	var key octets
 	if w.objects.Wanted.Iterate().Next(&key, new(wantedWindow)) {
 		t.Error("the map is not empty")
+	}
+}
+
+// The kernel refuses a change within a change by BPF, so the iterator cannot
+// give private state. Should it ever let it, the iterator could do all.
+func TestIteratorCannotGive(t *testing.T) {
+	n, w, set := testnet.New(t), openWindows(t), loadSet(t)
+	s, _ := connect(t, n.Host, n.Peer, n.HostIP4)
+	key := asOctets([]flow.Key{keyOf(s)})[0]
+	value := wantedWindow{Own: named("cubic"), Cubic: abi.CubicState{LastMaxCwnd: 40}, Cwnd: 7, Ssthresh: 5}
+	if err := w.objects.Wanted.Put(&key, &value); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Host.Do(func() error { _, err := w.walk(); return err }); err != nil {
+		t.Fatal(err)
+	}
+	k := probeOne(t, set, n.Host, keyOf(s))
+	if got, want := viewOf(t, s), (view{10, 0x7fffffff, "cubic"}); got != want || k.Cubic.LastMaxCwnd != 0 {
+		t.Errorf("%+v, W_max %d, want %+v, 0", got, k.Cubic.LastMaxCwnd, want)
+	}
+}
+
+// Without a privilege nobody can name the congestion control.
+func TestOnlyTheMightyNameTheControl(t *testing.T) {
+	n, w := testnet.New(t), openWindows(t)
+	s, _ := connect(t, n.Host, n.Peer, n.HostIP4)
+	got := make(chan error)
+	go func() {
+		runtime.LockOSThread() // capabilities are the thread's, which ends
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		err := unix.Capset(&header, &make([]unix.CapUserData, 2)[0])
+		if err == nil {
+			raw, _ := s.SyscallConn()
+			raw.Control(func(fd uintptr) { err = unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, w.name) })
+		}
+		got <- err
+	}()
+	if err := <-got; !errors.Is(err, unix.EPERM) {
+		t.Errorf("got %v", err)
 	}
 }
 
