@@ -44,6 +44,8 @@ const (
 	CongestionControl
 	Policy
 	DevicePaused
+	ProgramAsked
+	ProgramForbids
 	reasons
 )
 
@@ -86,6 +88,8 @@ var reasonTexts = [reasons][2]string{
 	CongestionControl: {"congestion-control", "the device does not have the connection's congestion control; toehold daemon --congestion-control can name another"},
 	Policy:            {"policy", "a rule of the policy asked for it; the detail names the rule"},
 	DevicePaused:      {"device-paused", "an operator has paused the device: it keeps what it has and takes nobody new"},
+	ProgramAsked:      {"program-asked", "the program asked for it (socket option TOEHOLD_OFFLOAD)"},
+	ProgramForbids:    {"program-forbids", "the program does not want its connection on a device (socket option TOEHOLD_OFFLOAD)"},
 }
 
 // Lasting says that a refusal for this reason will be repeated as long as the

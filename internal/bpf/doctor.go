@@ -56,6 +56,7 @@ var features = []feature{
 	{"iterator over TCP sockets", "5.8", "use a kernel built with CONFIG_BPF_SYSCALL and BTF", iterator("tcp")},
 	{"iterator over descriptors", "5.8", "use a kernel built with CONFIG_BPF_SYSCALL and BTF", iterator("task_file")},
 	{"socket lookup in a test run", "5.17", upgrade, probes},
+	{"socket options of programs", "6.6", "use a kernel built with CONFIG_CGROUP_BPF; without, TCP_INFO of a connection on the device tells of its hop to the device alone, and programs cannot ask to be offloaded", servesOptions},
 	{"congestion control in BPF", "6.4", "use a kernel built with CONFIG_BPF_JIT and BTF; without, connections come home with congestion windows that the kernel made up", lends},
 }
 
@@ -179,6 +180,14 @@ func lends() (string, error) {
 		return "", err
 	}
 	return "", w.Close()
+}
+
+func servesOptions() (string, error) {
+	o, err := LoadOptions(1, 1)
+	if err != nil {
+		return "", err
+	}
+	return "", o.Close()
 }
 
 func withPacketSocket(f func(fd int) error) error {

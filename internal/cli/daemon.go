@@ -57,6 +57,7 @@ func daemonCommand(env *Env) *cobra.Command {
 	cmd.Flags().DurationVar(&o.StaleAfter, "stale-after", defaultStaleAfter, "age of its heartbeat at which a device counts as hung")
 	cmd.Flags().Var(&o.Controls, "congestion-control", "congestion controls of the device other than the sockets' own, such as bbr=cubic; * stands for any not named")
 	cmd.Flags().StringVar(&o.PolicyFile, "policy", "", "file of rules by which connections move by themselves, or the word default; SIGHUP reads it again")
+	cmd.Flags().BoolVar(&o.ForbidOption, "forbid-socket-option", false, "programs that set the socket option TOEHOLD_OFFLOAD get EPERM")
 	level := cmd.Flags().String("log-level", "info", "debug, info, warn or error")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		o.Socket = env.socketOf(cmd)

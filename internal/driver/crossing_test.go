@@ -79,11 +79,13 @@ func TestWindowsCross(t *testing.T) {
 			if h.Cwnd != k.Snd_cwnd || h.Ssthresh != k.Snd_ssthresh || h.RTT != k.Rtt {
 				t.Errorf("device: cwnd %d, ssthresh %d, rtt %d; kernel had %d, %d, %d", h.Cwnd, h.Ssthresh, h.RTT, k.Snd_cwnd, k.Snd_ssthresh, k.Rtt)
 			}
-			for n := 0; n < 20 && h.Retransmits == 0; n++ {
+			both := r.show(p.selector())
+			for n := 0; n < 20 && both.Hardware.Retransmits == 0; n++ {
 				r.suffer(p)
-				h = r.show(p.selector()).Hardware
+				both = r.show(p.selector())
 			}
-			if s := p.info(t); h.Retransmits == 0 || s.Snd_cwnd == h.Cwnd && s.Snd_ssthresh == h.Ssthresh {
+			h = both.Hardware
+			if s := both.Kernel; h.Retransmits == 0 || s.Cwnd == h.Cwnd && s.Ssthresh == h.Ssthresh {
 				t.Fatalf("the device saw no loss, or the kernel did: %+v, kernel %+v", h, s)
 			}
 			r.moved(r.upload(p.selector()), 1)
@@ -103,7 +105,7 @@ func TestOwnWindowIsWide(t *testing.T) {
 	r.suffer(p)
 	r.moved(r.offload(p.selector()), 1)
 	h := r.show(p.selector()).Hardware
-	eventually(t, "the program's window is wide", func() bool { return p.info(t).Snd_cwnd >= max(8*h.Cwnd, 1024) })
+	eventually(t, "the program's window is wide", func() bool { return r.show(p.selector()).Kernel.Cwnd >= max(8*h.Cwnd, 1024) })
 	p.exchange(t, "and it goes on")
 	h = r.show(p.selector()).Hardware
 	r.moved(r.upload(p.selector()), 1)
@@ -122,8 +124,8 @@ func TestWindowsOfADeadDevice(t *testing.T) {
 	h := r.show(p.selector()).Hardware
 	unix.Kill(r.device().PID, unix.SIGKILL)
 	eventually(t, "the program's socket has them", func() bool {
-		s := p.info(t)
-		return s.Snd_cwnd == h.Cwnd && s.Snd_ssthresh == h.Ssthresh
+		s := r.show(p.selector()).Kernel
+		return s.Cwnd == h.Cwnd && s.Ssthresh == h.Ssthresh
 	})
 	p.exchange(t, "and it goes on")
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"toehold/internal/abi"
+	"toehold/internal/bpf"
 	"toehold/internal/flow"
 	"toehold/internal/handover"
 	"toehold/internal/kernel"
@@ -30,6 +31,7 @@ type Config struct {
 	Executable     string         // that has the command "device"; "": this one
 	Controls       Controls       // congestion controls other than the sockets' own
 	Policy         *policy.Policy // nil: connections move when an operator moves them
+	ForbidOption   bool           // programs may not set TOEHOLD_OFFLOAD
 	LogLevel       slog.Level     // of the device processes
 	Log            *slog.Logger
 }
@@ -42,6 +44,7 @@ type Driver struct {
 	journal  *Journal
 	uplinks  []*uplink
 	heirs    *heirs
+	seats    *seats
 	ledger   ledger
 	policing *policing
 
@@ -74,12 +77,15 @@ func Start(ctx context.Context, c Config) (*Driver, error) {
 	}
 	d := &Driver{cfg: c, log: c.Log, journal: NewJournal(time.Now), heirs: newHeirs(), watched: make(chan struct{})}
 	d.policing = newPolicing(d)
+	d.seats = newSeats(&d.cfg)
+	go d.seats.heed(d)
 	watching, stop := context.WithCancel(context.Background())
 	d.stop = stop
 	go d.heirs.run(c.Log)
 	changes, err := kernel.Watch(watching)
 	if err != nil {
 		stop()
+		d.seats.close()
 		d.heirs.end()
 		return nil, fmt.Errorf("watch the network: %w", err)
 	}
@@ -108,6 +114,7 @@ var ended = func() context.Context {
 // add starts one uplink and waits until its device serves.
 func (d *Driver) add(ctx context.Context, name string) error {
 	u := newUplink(name, &d.cfg, d.journal, d.heirs)
+	u.seats, u.slot = d.seats, len(d.uplinks)
 	u.generations = abi.Generations{First: uint32(len(d.uplinks)) + 1, Step: uint32(len(d.cfg.Uplinks))}
 	if err := u.open(); err != nil {
 		return err
@@ -138,6 +145,7 @@ func (d *Driver) Close(ctx context.Context) error {
 		all.Go(func() { u.stop(ctx) })
 	}
 	all.Wait()
+	d.seats.close()
 	d.heirs.end()
 	d.stop()
 	<-d.watched
@@ -198,8 +206,12 @@ func (d *Driver) OffloadFlows(ctx context.Context, ids []flow.ID, o Options) (Re
 	}
 	var refused []Refusal
 	cands := make(map[*uplink][]handover.Candidate, len(d.uplinks))
+	wishes := d.seats.wishes(keys)
 	for i, id := range ids {
 		r := d.rule(id, &states[i])
+		if wishes[i] == abi.WishNever {
+			r = no(abi.ProgramForbids, "")
+		}
 		if r.uplink != nil && o.device != "" && r.uplink.name != o.device {
 			r = no(abi.NoUplink, "its route leaves by %s, and %s is wanted", r.uplink.name, o.device)
 		}
@@ -220,6 +232,7 @@ func (d *Driver) OffloadFlows(ctx context.Context, ids []flow.ID, o Options) (Re
 
 func (d *Driver) refuse(id flow.ID, inode uint64, r *ruling, why cause) Refusal {
 	detail := why.with(r.detail)
+	d.seats.write([]bpf.Order{{Flow: id.Key(), Set: bpf.SetReason, Reason: r.reason}})
 	d.journal.AddMove(id, inode, Event{Kind: EventRefused, Reason: r.reason.String(), Detail: detail})
 	return Refusal{Local: id.Local, Remote: id.Remote, Reason: r.reason.String(), Detail: detail}
 }

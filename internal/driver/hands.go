@@ -32,12 +32,17 @@ func (u *uplink) Steer(keys []flow.Key, ids []abi.HWID) error {
 	if u.set == nil {
 		return errNoInterface
 	}
-	return u.set.Steer(keys, ids)
+	if err := u.set.Steer(keys, ids); err != nil {
+		return err
+	}
+	u.steered(keys, ids)
+	return nil
 }
 
 // Unsteer gives flows back to the kernel. Without an interface there is no
 // steering map any more.
 func (u *uplink) Unsteer(keys []flow.Key) error {
+	u.leaving(keys)
 	if u.set == nil {
 		return nil
 	}

@@ -97,8 +97,12 @@ func (u *uplink) settle() {
 	if len(outcomes) == 0 {
 		return
 	}
+	home := u.arrived(outcomes)
 	for i := range outcomes {
 		u.arrive(outcomes[i])
+	}
+	if len(home) > 0 {
+		u.upload(home, cause{reason: abi.ProgramForbids})
 	}
 }
 
@@ -110,11 +114,16 @@ var eventKinds = [...]string{
 	handover.Over:      EventEnded,
 }
 
-func (u *uplink) arrive(o handover.Outcome) {
-	r, why := u.requests[o.Ticket], asked
-	if r != nil {
-		why = r.why
+// why is the cause of a request.
+func (u *uplink) why(ticket uint64) cause {
+	if r := u.requests[ticket]; r != nil {
+		return r.why
 	}
+	return asked
+}
+
+func (u *uplink) arrive(o handover.Outcome) {
+	r, why := u.requests[o.Ticket], u.why(o.Ticket)
 	if r != nil && o.Kind != handover.Over {
 		o.Detail = why.with(o.Detail)
 	}

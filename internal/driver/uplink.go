@@ -42,6 +42,8 @@ type uplink struct {
 	log     *slog.Logger
 	journal *Journal
 	heirs   *heirs
+	seats   *seats // nil: programs are not told
+	slot    int    // of the device's block table there
 
 	loosened mono.Time // when windows of sockets were last looked at
 
@@ -133,6 +135,7 @@ func (u *uplink) open() error {
 		u.shut()
 		return fmt.Errorf("uplink %s: %w", u.name, err)
 	}
+	u.seats.table(u.slot, u.set)
 	u.ifindex, u.up, u.fenced = a.Index, true, true
 	u.index.Store(int64(a.Index))
 	return nil

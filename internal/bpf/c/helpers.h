@@ -25,6 +25,34 @@ struct __sk_buff {
 	u32 priority, ingress_ifindex, ifindex;
 };
 
+struct bpf_sock {
+	u32 bound_dev_if, family, type, protocol, mark, priority;
+	u32 src_ip4, src_ip6[4], src_port;
+	u16 dst_port, : 16;
+	u32 dst_ip4, dst_ip6[4];
+	u32 state;
+};
+
+struct bpf_sockopt {
+	union {
+		struct bpf_sock *sk;
+		u64 : 64;
+	};
+	union {
+		void *optval;
+		u64 : 64;
+	};
+	union {
+		void *optval_end;
+		u64 : 64;
+	};
+	s32 level, optname, optlen, retval;
+};
+
+struct bpf_spin_lock {
+	u32 val;
+};
+
 struct bpf_sock_tuple {
 	union {
 		struct {
@@ -42,7 +70,13 @@ enum {
 	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_ARRAY_OF_MAPS = 12,
+	BPF_MAP_TYPE_SK_STORAGE = 24,
+	BPF_MAP_TYPE_RINGBUF = 27,
+	BPF_F_NO_PREALLOC = 1 << 0,
+	BPF_F_CLONE = 1 << 9,
 	BPF_F_MMAPABLE = 1 << 10,
+	BPF_SK_STORAGE_GET_F_CREATE = 1,
 	BPF_F_INGRESS = 1,
 	TCX_NEXT = -1, /* the next program, then the stack */
 	TCX_DROP = 2,
@@ -73,13 +107,21 @@ static struct sock_common *(*bpf_skc_lookup_tcp)(void *ctx,
 						 struct bpf_sock_tuple *tuple,
 						 u32 size, u64 netns,
 						 u64 flags) = (void *)99;
+static long (*bpf_spin_lock)(struct bpf_spin_lock *lock) = (void *)93;
+static long (*bpf_spin_unlock)(struct bpf_spin_lock *lock) = (void *)94;
+static void *(*bpf_sk_storage_get)(void *map, void *sk, void *value,
+				   u64 flags) = (void *)107;
 static long (*bpf_probe_read_kernel)(void *to, u32 size,
 				     const void *from) = (void *)113;
+static u64 (*bpf_get_netns_cookie)(void *ctx) = (void *)122;
 static long (*bpf_seq_write)(struct seq_file *m, const void *from,
 			     u32 len) = (void *)127;
 static u64 (*bpf_jiffies64)(void) = (void *)118;
+static long (*bpf_ringbuf_output)(void *ringbuf, void *record, u64 size,
+				  u64 flags) = (void *)130;
 static struct tcp_sock *(*bpf_skc_to_tcp_sock)(void *sk) = (void *)137;
 static struct socket *(*bpf_sock_from_file)(struct file *file) = (void *)162;
+static long (*bpf_set_retval)(int retval) = (void *)187;
 static long (*bpf_loop)(u32 times, void *each, void *context,
 			u64 flags) = (void *)181;
 

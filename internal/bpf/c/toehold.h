@@ -31,8 +31,33 @@ struct flow_entry {
 	u32 seen, zero;
 };
 
+/* As far as programs look into it. */
+struct hardware_part {
+	u64 sequence, hwid;
+	u8 place, state, recovery, zero;
+	u32 snd_una, snd_nxt, rcv_nxt, rcv_acked;
+	u32 snd_wnd, rcv_wnd;
+	u32 srtt, rttvar, rto;
+	u32 cwnd, ssthresh;
+	u32 held_out, held_in;
+	u32 reason, min_rtt;
+	u64 bytes_sent, bytes_received;
+	u64 segs_sent, segs_received;
+	u64 retransmits, out_of_order;
+	u8 congestion_control[16];
+	u64 bytes_resent, delivery_rate, pacing_rate;
+	u32 unacked, sacked, lost, resent;
+	u32 mss, other;
+};
+
 struct block {
-	u8 octets[832]; /* not looked into by any program */
+	u8 kernel_part[448], socket_part[64];
+	struct hardware_part hardware;
+	u8 private_state[128];
+};
+
+enum { /* hardware_part.place */
+	PLACE_OWNED = 2,
 };
 
 enum {

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What is kept with a socket, for as long as it lives: where its connection
+ * is, what its program wants, and what devices have counted of it. */
+#ifndef TOEHOLD_SEAT_H
+#define TOEHOLD_SEAT_H
+
+#include "toehold.h"
+
+enum { /* seat.wish, as the program sets it */
+	WISH_AUTO,
+	WISH_NEVER,
+	WISH_NOW,
+	WISHES,
+};
+
+enum { /* seat.place */
+	SEAT_KERNEL,
+	SEAT_MOVING,
+	SEAT_DEVICE,
+};
+
+/* What a device counts of a connection and S does not. */
+struct counts {
+	u64 retransmits, bytes_resent, out_of_order;
+};
+
+struct seat {
+	struct bpf_spin_lock lock;
+	u32 table;	    /* of the device: index in tables */
+	u64 hwid;	    /* 0: in the kernel */
+	u32 place, wish;
+	u32 asked, zero;    /* the driver was woken and has not looked yet */
+	u8 reason[40];	    /* of the last move or refusal */
+	u64 counted;	    /* hardware id that last is of */
+	struct counts last; /* of the last time on a device */
+	struct counts before; /* of those before it */
+};
+
+/* A socket that is accepted inherits what the listening one was told. */
+struct {
+	MAP_UINT(type, BPF_MAP_TYPE_SK_STORAGE);
+	MAP_UINT(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
+	MAP_TYPE(key, int);
+	MAP_TYPE(value, struct seat);
+} seats SEC(".maps");
+
+static ALWAYS_INLINE u64 most(u64 a, u64 b)
+{
+	return a > b ? a : b;
+}
+
+/* Takes in what the device with this id has counted; the lock is held. It may
+ * be told twice, and not in order. */
+static ALWAYS_INLINE void take_counts(struct seat *s, u64 hwid,
+				      const struct counts *c)
+{
+	if (s->counted != hwid) {
+		s->before.retransmits += s->last.retransmits;
+		s->before.bytes_resent += s->last.bytes_resent;
+		s->before.out_of_order += s->last.out_of_order;
+		s->last.retransmits = 0;
+		s->last.bytes_resent = 0;
+		s->last.out_of_order = 0;
+		s->counted = hwid;
+	}
+	s->last.retransmits = most(s->last.retransmits, c->retransmits);
+	s->last.bytes_resent = most(s->last.bytes_resent, c->bytes_resent);
+	s->last.out_of_order = most(s->last.out_of_order, c->out_of_order);
+}
+
+#endif

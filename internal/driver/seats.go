@@ -1,0 +1,185 @@
+package driver
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+
+	"toehold/internal/abi"
+	"toehold/internal/bpf"
+	"toehold/internal/flow"
+	"toehold/internal/handover"
+)
+
+// seats are what programs are told of their connections, and what they wish
+// (bpf.Options). Moves work without: where the kernel has not the means, or the
+// daemon not the right, programs are told what the kernel alone knows.
+type seats struct {
+	options *bpf.Options // nil: there are none
+	log     *slog.Logger
+	ended   chan struct{}  // closed when wishes are not heard any more
+	moves   sync.WaitGroup // that programs asked for
+}
+
+// mostHeeded bounds the requests that are made for programs at a time; others
+// wait, and a full queue of wishes gives EAGAIN to those who ask.
+const mostHeeded = 4
+
+func newSeats(c *Config) *seats {
+	s := &seats{log: c.Log, ended: make(chan struct{})}
+	options, err := bpf.LoadOptions(len(c.Uplinks), c.MaxConnections)
+	if err == nil && c.ForbidOption {
+		err = options.Forbid(true)
+	}
+	if err != nil {
+		c.Log.Warn("programs are not told by TCP_INFO and TOEHOLD_OFFLOAD of their connections", "err", err)
+		close(s.ended)
+		return s
+	}
+	s.options = options
+	return s
+}
+
+// table gives the block table of a device, before it has any connection.
+func (s *seats) table(slot int, set *bpf.Set) {
+	if s == nil || s.options == nil {
+		return
+	}
+	if err := s.options.SetTable(slot, set); err != nil {
+		s.log.Warn("programs are not told what the device knows", "err", err)
+	}
+}
+
+// write carries out orders and returns the wishes of the sockets' programs.
+func (s *seats) write(list []bpf.Order) []abi.Wish {
+	if s == nil || s.options == nil || len(list) == 0 {
+		return make([]abi.Wish, len(list))
+	}
+	wishes, err := s.options.Write(list)
+	if err != nil {
+		s.log.Warn("programs are not told where their connections are", "connections", len(list), "err", err)
+		return make([]abi.Wish, len(list))
+	}
+	return wishes
+}
+
+// wishes reads what the programs of flows wish.
+func (s *seats) wishes(keys []flow.Key) []abi.Wish {
+	list := make([]bpf.Order, len(keys))
+	for i, k := range keys {
+		list[i].Flow = k
+	}
+	return s.write(list)
+}
+
+// steered tells of flows that are on their way to the device.
+func (u *uplink) steered(keys []flow.Key, ids []abi.HWID) {
+	list := make([]bpf.Order, len(keys))
+	for i, k := range keys {
+		list[i] = bpf.Order{Flow: k, Set: bpf.SetPlace, Table: u.slot, HWID: ids[i], Place: abi.SeatMoving}
+	}
+	u.seats.write(list)
+}
+
+// leaving tells of flows that are about to be the kernel's, with what the
+// device has counted, so that no program sees that missing in between: the
+// device passes them, or is fenced, and counts no more.
+func (u *uplink) leaving(keys []flow.Key) {
+	list := make([]bpf.Order, len(keys))
+	for i, k := range keys {
+		list[i] = bpf.Order{Flow: k, Set: bpf.SetPlace, Place: abi.SeatKernel}
+		if c := u.table.Find(k); c != nil {
+			list[i].Counts = u.hardware(c.HWID)
+		}
+	}
+	u.seats.write(list)
+}
+
+// arrived tells what became of moves, and returns the flows that their
+// programs have forbidden the device meanwhile.
+func (u *uplink) arrived(outcomes []handover.Outcome) (home []flow.ID) {
+	list := make([]bpf.Order, 0, len(outcomes))
+	for i := range outcomes {
+		o := &outcomes[i]
+		order := bpf.Order{Flow: o.Flow.Key(), Set: bpf.SetReason, Reason: o.Reason}
+		switch o.Kind {
+		case handover.Over:
+			continue
+		case handover.Offloaded:
+			order.Reason = u.why(o.Ticket).reason
+			order.Set, order.Table, order.HWID, order.Place = order.Set|bpf.SetPlace, u.slot, o.HWID, abi.SeatDevice
+		}
+		list = append(list, order)
+	}
+	for i, wish := range u.seats.write(list) {
+		if wish == abi.WishNever && list[i].Place == abi.SeatDevice {
+			home = append(home, list[i].Flow.ID())
+		}
+	}
+	return home
+}
+
+// heed moves connections whose programs wish so, until close.
+func (s *seats) heed(d *Driver) {
+	if s.options == nil {
+		return
+	}
+	defer close(s.ended)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer s.moves.Wait()
+	defer cancel()
+	room := make(chan struct{}, mostHeeded)
+	for {
+		list, err := s.options.Wakes(nil)
+		if err != nil {
+			return
+		}
+		room <- struct{}{}
+		s.moves.Go(func() {
+			s.grant(ctx, d, list)
+			<-room
+		})
+	}
+}
+
+// grant does what programs wish now, which may have changed since they woke
+// the driver.
+func (s *seats) grant(ctx context.Context, d *Driver, list []bpf.Wake) {
+	orders := make([]bpf.Order, len(list))
+	for i := range list {
+		orders[i] = bpf.Order{Flow: list[i].Flow, Set: bpf.SetHeard}
+	}
+	var now, never []flow.ID
+	for i, wish := range s.write(orders) {
+		switch wish {
+		case abi.WishNow:
+			now = append(now, list[i].Flow.ID())
+		case abi.WishNever:
+			never = append(never, list[i].Flow.ID())
+		}
+	}
+	if len(now) > 0 {
+		_, err := d.OffloadFlows(ctx, now, Options{why: cause{reason: abi.ProgramAsked}})
+		s.say("offload", err)
+	}
+	if len(never) > 0 {
+		_, err := d.uploadFlows(ctx, never, cause{reason: abi.ProgramForbids})
+		s.say("upload", err)
+	}
+}
+
+func (s *seats) say(what string, err error) {
+	if err != nil {
+		s.log.Debug("not all that programs wished was done", "wish", what, "err", err)
+	}
+}
+
+func (s *seats) close() {
+	if s.options == nil {
+		return
+	}
+	if err := s.options.Close(); err != nil {
+		s.log.Debug("programs for socket options not closed", "err", err)
+	}
+	<-s.ended
+}
