@@ -13,7 +13,7 @@ type Wish uint32
 const (
 	WishAuto  Wish = iota // as the daemon and its policy decide
 	WishNever             // not to be on a device: it goes home, and is refused from then on
-	WishNow               // to be on a device at once; from then on as WishAuto
+	WishNow               // to be on a device at once; the policy leaves it there
 )
 
 // A SeatPlace is where a connection is, as its program is told.

@@ -159,7 +159,9 @@ func (s *seats) grant(ctx context.Context, d *Driver, list []bpf.Wake) {
 		}
 	}
 	if len(now) > 0 {
-		_, err := d.OffloadFlows(ctx, now, Options{why: cause{reason: abi.ProgramAsked}})
+		_, err := d.policing.byHand(now, func() (Result, error) {
+			return d.OffloadFlows(ctx, now, Options{why: cause{reason: abi.ProgramAsked}})
+		})
 		s.say("offload", err)
 	}
 	if len(never) > 0 {
