@@ -36,7 +36,7 @@ func (r *rig) placeOf(p *pair) string {
 func (r *rig) told(p *pair, kind string) (all []string) {
 	r.t.Helper()
 	err := r.client.Events(ctx, false, func(e driver.Event) error {
-		if e.Kind == kind && e.Remote == addrOf(p.host.RemoteAddr()).String() {
+		if e.Kind == kind && e.Local+" "+e.Remote == p.flow() {
 			all = append(all, e.Reason+": "+e.Detail)
 		}
 		return nil

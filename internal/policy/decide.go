@@ -93,6 +93,9 @@ func renumber(from, to *Policy, rule int) int {
 // Asked notes that an operator moves connections: they stay where they then
 // are until a policy is applied anew. With false it takes that back.
 func (d *Decider) Asked(asked bool, ids ...flow.ID) {
+	if d.policy == nil {
+		return
+	}
 	for _, id := range ids {
 		d.of(id).asked = asked
 	}
