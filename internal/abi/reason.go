@@ -46,6 +46,9 @@ const (
 	DevicePaused
 	ProgramAsked
 	ProgramForbids
+	PrefixQuota
+	UserQuota
+	Displaced
 	reasons
 )
 
@@ -90,6 +93,9 @@ var reasonTexts = [reasons][2]string{
 	DevicePaused:      {"device-paused", "an operator has paused the device: it keeps what it has and takes nobody new"},
 	ProgramAsked:      {"program-asked", "the program asked for it (socket option TOEHOLD_OFFLOAD)"},
 	ProgramForbids:    {"program-forbids", "the program does not want its connection on a device (socket option TOEHOLD_OFFLOAD)"},
+	PrefixQuota:       {"prefix-quota", "the device has as many connections with the peer's prefix as `toehold daemon --per-prefix` allows, none much less useful"},
+	UserQuota:         {"user-quota", "the device has as many connections of the socket's user as `toehold daemon --per-user` allows, none much less useful"},
+	Displaced:         {"displaced", "the connection made room on a full device for a more useful one"},
 }
 
 // Lasting says that a refusal for this reason will be repeated as long as the
