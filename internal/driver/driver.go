@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"toehold/internal/abi"
+	"toehold/internal/admission"
 	"toehold/internal/bpf"
 	"toehold/internal/flow"
 	"toehold/internal/handover"
@@ -25,14 +26,15 @@ import (
 // A Config is how a Driver works.
 type Config struct {
 	Uplinks        []string
-	MaxConnections int            // of each device
-	Memory         int64          // octets of buffers of each device
-	StaleAfter     time.Duration  // age of a heartbeat at which a device counts as hung
-	Executable     string         // that has the command "device"; "": this one
-	Controls       Controls       // congestion controls other than the sockets' own
-	Policy         *policy.Policy // nil: connections move when an operator moves them
-	ForbidOption   bool           // programs may not set TOEHOLD_OFFLOAD
-	LogLevel       slog.Level     // of the device processes
+	MaxConnections int              // of each device
+	Memory         int64            // octets of buffers of each device
+	Limits         admission.Limits // other ones of each device's connections
+	StaleAfter     time.Duration    // age of a heartbeat at which a device counts as hung
+	Executable     string           // that has the command "device"; "": this one
+	Controls       Controls         // congestion controls other than the sockets' own
+	Policy         *policy.Policy   // nil: connections move when an operator moves them
+	ForbidOption   bool             // programs may not set TOEHOLD_OFFLOAD
+	LogLevel       slog.Level       // of the device processes
 	Log            *slog.Logger
 }
 
@@ -205,7 +207,7 @@ func (d *Driver) OffloadFlows(ctx context.Context, ids []flow.ID, o Options) (Re
 		return Result{}, fmt.Errorf("probe: %w", err)
 	}
 	var refused []Refusal
-	cands := make(map[*uplink][]handover.Candidate, len(d.uplinks))
+	cands := make(map[*uplink][]candidate, len(d.uplinks))
 	wishes := d.seats.wishes(keys)
 	for i, id := range ids {
 		r := d.rule(id, &states[i])
@@ -219,7 +221,9 @@ func (d *Driver) OffloadFlows(ctx context.Context, ids []flow.ID, o Options) (Re
 			refused = append(refused, d.refuse(id, states[i].Inode, &r, o.why))
 			continue
 		}
-		cands[r.uplink] = append(cands[r.uplink], handover.Candidate{Flow: id, Path: r.path, Control: o.control})
+		cands[r.uplink] = append(cands[r.uplink], candidate{
+			Candidate: handover.Candidate{Flow: id, Path: r.path, Control: o.control}, user: states[i].UID, claim: o.claimOf(id),
+		})
 	}
 	var shares []share
 	for u, some := range cands {

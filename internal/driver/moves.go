@@ -45,18 +45,25 @@ func (u *uplink) newRequest(n int, why cause) (uint64, <-chan []handover.Outcome
 }
 
 // offload starts to move connections whose route has been checked.
-func (u *uplink) offload(since mono.Time, o Options, cands []handover.Candidate) <-chan []handover.Outcome {
+func (u *uplink) offload(since mono.Time, o Options, cands []candidate) <-chan []handover.Outcome {
 	now := mono.Now()
 	ticket, done := u.newRequest(len(cands), o.why)
 	if why, detail := u.unready(); why != abi.None {
-		u.refuseAll(ticket, cands, why, detail)
+		for i := range cands {
+			u.refuseOne(ticket, cands[i].Flow, why, detail)
+		}
 		return done
 	}
-	u.table.Offload(now, since, ticket, o.Timeout, cands)
+	u.move(now, since, ticket, o.Timeout, u.seat(now, since, ticket, o.Timeout, cands))
+	return done
+}
+
+// move starts to move connections that have their places.
+func (u *uplink) move(now, since mono.Time, ticket uint64, timeout time.Duration, cands []handover.Candidate) {
+	u.table.Offload(now, since, ticket, timeout, cands)
 	if err := u.table.Err(); err != nil {
 		u.lose(now, abi.DeviceDied, err.Error())
 	}
-	return done
 }
 
 // unready says why nothing can be offloaded now.
@@ -74,10 +81,8 @@ func (u *uplink) unready() (abi.Reason, string) {
 	return abi.None, ""
 }
 
-func (u *uplink) refuseAll(ticket uint64, cands []handover.Candidate, why abi.Reason, detail string) {
-	for i := range cands {
-		u.arrive(handover.Outcome{Kind: handover.Refused, Ticket: ticket, Flow: cands[i].Flow, Reason: why, Detail: detail})
-	}
+func (u *uplink) refuseOne(ticket uint64, id flow.ID, why abi.Reason, detail string) {
+	u.arrive(handover.Outcome{Kind: handover.Refused, Ticket: ticket, Flow: id, Reason: why, Detail: detail})
 }
 
 // upload starts to move connections home.
@@ -91,11 +96,18 @@ func (u *uplink) upload(ids []flow.ID, why cause) <-chan []handover.Outcome {
 	return done
 }
 
-// settle notes what has ended: in the journal, and for those who asked.
+// settle notes what has ended: in the journal, and for those who asked. What
+// has left makes room.
 func (u *uplink) settle() {
+	for u.note() || u.fill(mono.Now()) {
+	}
+}
+
+// note is settle for the outcomes that there are; false for none.
+func (u *uplink) note() bool {
 	outcomes := u.table.Outcomes()
 	if len(outcomes) == 0 {
-		return
+		return false
 	}
 	home := u.arrived(outcomes)
 	for i := range outcomes {
@@ -104,6 +116,7 @@ func (u *uplink) settle() {
 	if len(home) > 0 {
 		u.upload(home, cause{reason: abi.ProgramForbids})
 	}
+	return true
 }
 
 // eventKinds are the events of outcomes.
@@ -139,6 +152,10 @@ func (u *uplink) arrive(o handover.Outcome) {
 	default:
 		u.counters.uploads++
 	}
+	if o.Reason == abi.Displaced {
+		o.Detail = u.madeRoomFor(o.Flow)
+	}
+	u.vacate(o.Flow.Key())
 	u.journal.AddMove(o.Flow, o.Inode, Event{
 		Kind: eventKinds[o.Kind], ID: o.HWID.String(), Device: u.name, Reason: o.Reason.String(), Detail: o.Detail,
 		Elapsed: o.Took.Microseconds(), Stall: o.Stall.Microseconds(), Bytes: o.Bytes,

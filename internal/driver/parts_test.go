@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"toehold/internal/abi"
+	"toehold/internal/admission"
 	"toehold/internal/flow"
 	"toehold/internal/handover"
 	"toehold/internal/kernel"
@@ -49,13 +50,13 @@ func TestResult(t *testing.T) {
 // could be tried.
 func TestRequests(t *testing.T) {
 	u := testUplink()
-	done := u.offload(1, Options{why: asked}, []handover.Candidate{{Flow: numbered(1)}, {Flow: numbered(2)}})
+	done := u.offload(1, Options{why: asked}, candidates(1, 2))
 	outcomes := <-done
 	if len(outcomes) != 2 || outcomes[0].Reason != abi.UplinkGone || outcomes[0].Detail == "" {
 		t.Errorf("with the uplink down: %+v", outcomes)
 	}
 	u.up = true
-	outcomes = <-u.offload(1, Options{why: asked}, []handover.Candidate{{Flow: numbered(1)}})
+	outcomes = <-u.offload(1, Options{why: asked}, candidates(1))
 	if len(outcomes) != 1 || outcomes[0].Reason != abi.DeviceDown || !strings.Contains(outcomes[0].Detail, "not started") {
 		t.Errorf("without a device: %+v", outcomes)
 	}
@@ -287,4 +288,12 @@ func TestRunnable(t *testing.T) {
 	busy.Process.Kill()
 	busy.Wait()
 	await(false, "gone")
+}
+
+// candidates are operators' ones, with the flows numbered so.
+func candidates(numbers ...int) (all []candidate) {
+	for _, n := range numbers {
+		all = append(all, candidate{Candidate: handover.Candidate{Flow: numbered(n)}, claim: admission.Claim{Asked: true}})
+	}
+	return all
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"toehold/internal/abi"
+	"toehold/internal/admission"
 	"toehold/internal/bpf"
 	"toehold/internal/flow"
 	"toehold/internal/handover"
@@ -74,6 +75,9 @@ type uplink struct {
 	generations abi.Generations // of the next device
 	latest      uint32          // the latest seen in a hardware id
 
+	roster     *admission.Roster
+	latecomers map[flow.Key]*latecomer
+
 	requests map[uint64]*request
 	ticket   uint64
 	counters counters
@@ -101,9 +105,13 @@ func newUplink(name string, cfg *Config, j *Journal, h *heirs) *uplink {
 	u := &uplink{
 		name: name, cfg: cfg, journal: j, heirs: h, log: cfg.Log.With("uplink", name),
 		calls: make(chan func()), ended: make(chan struct{}),
-		requests: make(map[uint64]*request), counters: counters{refused: make(map[string]int)},
+		latecomers: make(map[flow.Key]*latecomer),
+		requests:   make(map[uint64]*request), counters: counters{refused: make(map[string]int)},
 		down: "not started",
 	}
+	limits := cfg.Limits
+	limits.Connections = cfg.MaxConnections
+	u.roster = admission.NewRoster(limits)
 	u.table = handover.NewTable(u, handover.Limits{Answer: answerWithin, Own: DefaultTimeout})
 	return u
 }

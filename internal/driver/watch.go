@@ -221,7 +221,11 @@ func (u *uplink) sweepSome(now mono.Time) {
 	var gone []flow.ID
 	for i := range keys {
 		c := u.table.Find(keys[i])
-		if c != nil && c.Phase == handover.Owned && !u.refresh(c, &states[i]) {
+		switch {
+		case c == nil || c.Phase != handover.Owned:
+		case u.refresh(c, &states[i]):
+			u.measure(now, c)
+		default:
 			gone = append(gone, some[i])
 		}
 	}
