@@ -58,6 +58,7 @@ func daemonCommand(env *Env) *cobra.Command {
 	cmd.Flags().Var(&o.Controls, "congestion-control", "congestion controls of the device other than the sockets' own, such as bbr=cubic; * stands for any not named")
 	cmd.Flags().StringVar(&o.PolicyFile, "policy", "", "file of rules by which connections move by themselves, or the word default; SIGHUP reads it again")
 	cmd.Flags().BoolVar(&o.ForbidOption, "forbid-socket-option", false, "programs that set the socket option TOEHOLD_OFFLOAD get EPERM")
+	limitFlags(cmd, &o.Limits)
 	level := cmd.Flags().String("log-level", "info", "debug, info, warn or error")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		o.Socket = env.socketOf(cmd)
@@ -89,6 +90,9 @@ func (o *DaemonOptions) check(level string, listen bool) error {
 		return usage("memory %d is less than 1 MiB", o.Memory)
 	case o.StaleAfter < 20*time.Millisecond || o.StaleAfter > time.Minute:
 		return usage("stale-after %v is not from 20ms to 1m", o.StaleAfter)
+	}
+	if err := o.Limits.Check(); err != nil {
+		return usage("%w", err)
 	}
 	if !listen {
 		return nil

@@ -30,7 +30,7 @@ func (u *uplink) status(now mono.Time) Device {
 	v := Device{
 		Device: u.name, State: "down", Detail: u.down, Connections: u.table.Len(), Moving: u.table.Moving(),
 		Capacity: u.cfg.MaxConnections, Memory: u.cfg.Memory, Restarts: u.counters.restarts,
-		Paused: u.paused, Requests: len(u.requests), Offloads: u.counters.offloads, Uploads: u.counters.uploads, Refused: make(map[string]int),
+		Paused: u.paused, Waiting: len(u.latecomers), Requests: len(u.requests), Offloads: u.counters.offloads, Uploads: u.counters.uploads, Refused: make(map[string]int),
 	}
 	for reason, n := range u.counters.refused {
 		v.Refused[reason] = n

@@ -217,6 +217,7 @@ type Device struct {
 	Kept         uint64         `json:"frames_kept"`     // wire frames that the kernel was not given
 	Bypassed     uint64         `json:"frames_bypassed"` // of steered flows, let through since the device was stale or fenced
 	Fences       uint64         `json:"fences"`          // times that a stale heartbeat fenced it
+	Waiting      int            `json:"waiting"`         // connections that wait for others to make room
 	Requests     int            `json:"requests"`        // of the API that wait for moves
 	Messages     int            `json:"messages"`        // of the device that wait for the driver
 	Load         *Load          `json:"load"`            // null while no device serves

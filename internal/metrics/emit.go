@@ -90,6 +90,7 @@ func (e emitter) device(d *driver.Device) {
 	e.count(steered, d.Kept, d.Device, "kept")
 	e.count(steered, d.Bypassed, d.Device, "bypassed")
 	e.gauge(waiting, float64(d.Requests), d.Device, "requests")
+	e.gauge(waiting, float64(d.Waiting), d.Device, "room")
 	e.gauge(waiting, float64(d.Messages), d.Device, "messages")
 	if d.Load != nil {
 		e.load(d.Device, d.Load)

@@ -50,7 +50,7 @@ var (
 	queued     = name("device_port_queued_frames", "Frames that wait in a port of the device.", "device", "port")
 	steered    = name("steered_frames_total", "Frames of steered flows by what became of them: to-device, injected, kept from the kernel, bypassed.", "device", "way")
 
-	waiting   = name("driver_queue_length", "What waits in a queue of the driver: requests, messages of a device, congestion windows.", "device", "queue")
+	waiting   = name("driver_queue_length", "What waits in a queue of the driver: requests, connections until others make room, messages of a device, congestion windows.", "device", "queue")
 	histories = name("driver_histories", "Connections that a history is kept of.")
 	events    = name("events_total", "Everything that toehold events tells, by kind.", "kind", "device")
 )
