@@ -21,18 +21,18 @@ type Options struct {
 	Attachment string        // "" and shadow are the same
 	Timeout    time.Duration // for the device to own each connection; 0: DefaultTimeout
 
-	device  string                        // the uplink that is meant, "": that of the route
-	control [16]byte                      // congestion control on the device, zero: the connection's own
-	why     cause                         // zero: an operator asked
-	claim   func(flow.ID) admission.Claim // nil: an operator's
+	device  string   // the uplink that is meant, "": that of the route
+	control [16]byte // congestion control on the device, zero: the connection's own
+	why     cause    // zero: an operator asked
+	claims  *claims  // nil: operators' ones, of no known rate
 }
 
 // claimOf is what a connection has to show for a place on a device.
 func (o *Options) claimOf(id flow.ID) admission.Claim {
-	if o.claim == nil {
+	if o.claims == nil {
 		return admission.Claim{Asked: true}
 	}
-	return o.claim(id)
+	return o.claims.of(id)
 }
 
 // DefaultTimeout is how long a device may take to own a connection.

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"toehold/internal/abi"
+	"toehold/internal/admission"
 	"toehold/internal/flow"
 	"toehold/internal/handover"
 	"toehold/internal/kernel"
@@ -199,6 +200,7 @@ func (d *Driver) Offload(ctx context.Context, s Selector, o Options) (Result, er
 	if err != nil {
 		return Result{}, err
 	}
+	o.claims = &claims{d.policing, admission.Claim{Asked: true}}
 	r, err := d.policing.byHand(ids, func() (Result, error) { return d.OffloadFlows(ctx, ids, o) })
 	return r, errors.Join(err, d.matched(s, &r))
 }

@@ -26,12 +26,14 @@ type observer struct {
 	owners  func([]kernel.Socket) error
 	cgroups kernel.Cgroups
 	known   map[uint64]*acquaintance // by cookie
+	flows   map[flow.ID]*acquaintance
 	turn    uint64
 	netns   uint32
 }
 
 // An acquaintance is a connection that was seen before.
 type acquaintance struct {
+	flow       flow.ID
 	at         mono.Time
 	octets     uint64
 	rate       float64
@@ -47,7 +49,7 @@ type acquaintance struct {
 const ownerTries = 10
 
 func newObserver() *observer {
-	return &observer{meter: kernel.NewMeter(), owners: kernel.FindOwners, known: make(map[uint64]*acquaintance), netns: ownNamespace()}
+	return &observer{meter: kernel.NewMeter(), owners: kernel.FindOwners, known: make(map[uint64]*acquaintance), flows: make(map[flow.ID]*acquaintance), netns: ownNamespace()}
 }
 
 // ownNamespace is the inode of this process's network namespace.
@@ -76,6 +78,9 @@ func (o *observer) look(now mono.Time, at map[flow.ID]placed, want needs) ([]pol
 	for cookie, a := range o.known {
 		if a.turn != o.turn {
 			delete(o.known, cookie)
+			if o.flows[a.flow] == a { // not another one's by now
+				delete(o.flows, a.flow)
+			}
 		}
 	}
 	if want("process") || want("executable") {
@@ -108,8 +113,8 @@ func (o *observer) meet(now mono.Time, m *kernel.Measure) {
 	octets := m.BytesAcked + m.BytesReceived
 	a := o.known[m.Cookie]
 	if a == nil {
-		a = &acquaintance{at: now, octets: octets}
-		o.known[m.Cookie] = a
+		a = &acquaintance{flow: m.Key.ID(), at: now, octets: octets}
+		o.known[m.Cookie], o.flows[a.flow] = a, a
 	}
 	if past := now.Sub(a.at); past >= lookEvery/2 { // a shorter time says little
 		// Half of it is of the time since the last look, so that a second
@@ -118,6 +123,15 @@ func (o *observer) meet(now mono.Time, m *kernel.Measure) {
 		a.at, a.octets = now, octets
 	}
 	a.turn = o.turn
+}
+
+// rate is what a connection has moved lately, in octets a second; 0 when it is
+// not known.
+func (o *observer) rate(id flow.ID) uint64 {
+	if a := o.flows[id]; a != nil {
+		return uint64(a.rate)
+	}
+	return 0
 }
 
 // facts fills in what measure and memory tell.

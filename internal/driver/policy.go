@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"toehold/internal/abi"
+	"toehold/internal/admission"
 	"toehold/internal/flow"
 	"toehold/internal/mono"
 	"toehold/internal/policy"
@@ -145,7 +146,7 @@ func (p *policing) carryOut(ctx context.Context, g *group) {
 	var err error
 	why := cause{abi.Policy, "rule " + g.name}
 	if g.to == OnDevice {
-		o := Options{Attachment: g.rule.Attachment, device: g.rule.Device, why: why}
+		o := Options{Attachment: g.rule.Attachment, device: g.rule.Device, why: why, claims: &claims{p, admission.Claim{Priority: g.rule.Priority}}}
 		copy(o.control[:], g.rule.Congestion)
 		r, err = p.driver.OffloadFlows(ctx, g.ids, o)
 	} else {
@@ -155,6 +156,21 @@ func (p *policing) carryOut(ctx context.Context, g *group) {
 		p.driver.log.Error("moves of the policy", "rule", g.name, "err", err)
 	}
 	p.settle(g, &r)
+}
+
+// claims are what connections have to show for a place on a device: all the
+// same, and what each has moved lately.
+type claims struct {
+	policing *policing
+	all      admission.Claim
+}
+
+func (c *claims) of(id flow.ID) admission.Claim {
+	c.policing.mu.Lock()
+	defer c.policing.mu.Unlock()
+	claim := c.all
+	claim.Rate = c.policing.observer.rate(id)
+	return claim
 }
 
 // settle tells the decider. What a Result does not have ended in an error.
