@@ -54,7 +54,7 @@ func (u *uplink) offload(since mono.Time, o Options, cands []candidate) <-chan [
 		}
 		return done
 	}
-	u.move(now, since, ticket, o.Timeout, u.seat(now, since, ticket, o.Timeout, cands))
+	u.move(now, since, ticket, o.Timeout, u.enrol(now, since, ticket, o.Timeout, cands))
 	return done
 }
 

@@ -34,11 +34,11 @@ type latecomer struct {
 // device has for Pass and for Release.
 const roomWithin = 2 * answerWithin
 
-// seat gives candidates their places and returns those that can move now. The
+// enrol gives candidates their places and returns those that can move now. The
 // others are refused, or wait for the connection that makes room for them:
 // there are never more of them than places.
-func (u *uplink) seat(now, since mono.Time, ticket uint64, timeout time.Duration, cands []candidate) []handover.Candidate {
-	seated := make([]handover.Candidate, 0, len(cands))
+func (u *uplink) enrol(now, since mono.Time, ticket uint64, timeout time.Duration, cands []candidate) []handover.Candidate {
+	enrolled := make([]handover.Candidate, 0, len(cands))
 	applicants := make([]admission.Applicant, len(cands))
 	for i := range cands {
 		c := &cands[i]
@@ -53,7 +53,7 @@ func (u *uplink) seat(now, since mono.Time, ticket uint64, timeout time.Duration
 		case v.Reason != abi.None:
 			u.refuseOne(ticket, c.Flow, v.Reason, v.Detail)
 		case !v.Displaces():
-			seated = append(seated, c)
+			enrolled = append(enrolled, c)
 		case !u.leaves(v.Instead.Key()):
 			u.roster.Stay(v.Instead.Key())
 			u.roster.Leave(c.Flow.Key())
@@ -64,7 +64,7 @@ func (u *uplink) seat(now, since mono.Time, ticket uint64, timeout time.Duration
 		}
 	}
 	u.displace(now, leaving)
-	return seated
+	return enrolled
 }
 
 // leaves says that a connection is on its way home, or can be sent there: not

@@ -160,7 +160,7 @@ func (s *seats) grant(ctx context.Context, d *Driver, list []bpf.Wake) {
 	}
 	if len(now) > 0 {
 		_, err := d.policing.byHand(now, func() (Result, error) {
-			return d.OffloadFlows(ctx, now, Options{why: cause{reason: abi.ProgramAsked}})
+			return d.OffloadFlows(ctx, now, Options{why: cause{reason: abi.ProgramAsked}, claims: &claims{policing: d.policing}})
 		})
 		s.say("offload", err)
 	}
