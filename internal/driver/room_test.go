@@ -51,7 +51,3 @@ func TestRoomForAnother(t *testing.T) {
 		p.exchange(t, "wherever it is")
 	}
 }
-
-func (p *pair) flow() string {
-	return addrOf(p.host.LocalAddr()).String() + " " + addrOf(p.host.RemoteAddr()).String()
-}
