@@ -49,6 +49,10 @@ const (
 	PrefixQuota
 	UserQuota
 	Displaced
+	Idle
+	Loss
+	Reordering
+	SmallIO
 	reasons
 )
 
@@ -96,6 +100,10 @@ var reasonTexts = [reasons][2]string{
 	PrefixQuota:       {"prefix-quota", "the device has as many connections with the peer's prefix as `toehold daemon --per-prefix` allows, none much less useful"},
 	UserQuota:         {"user-quota", "the device has as many connections of the socket's user as `toehold daemon --per-user` allows, none much less useful"},
 	Displaced:         {"displaced", "the connection made room on a full device for a more useful one"},
+	Idle:              {"idle", "the connection carried nothing for the time that the device keeps idle ones"},
+	Loss:              {"loss", "the device had to send more of the connection's segments again than it puts up with"},
+	Reordering:        {"reordering", "more of the peer's segments came out of order than the device puts up with"},
+	SmallIO:           {"small-io", "the connection's segments carry so little that the device gains nothing"},
 }
 
 // Lasting says that a refusal for this reason will be repeated as long as the

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"toehold/internal/abi"
 	"toehold/internal/control"
 	"toehold/internal/device"
 	"toehold/internal/driver"
@@ -55,6 +56,7 @@ func daemonCommand(env *Env) *cobra.Command {
 	cmd.Flags().IntVar(&o.MaxConnections, "max-connections", defaultConnections, "connections that a device takes at most")
 	cmd.Flags().Int64Var(&o.Memory, "memory", defaultMemory, "octets of buffers that a device uses at most")
 	cmd.Flags().DurationVar(&o.StaleAfter, "stale-after", defaultStaleAfter, "age of its heartbeat at which a device counts as hung")
+	addReturns(cmd, &o.Returns)
 	cmd.Flags().Var(&o.Controls, "congestion-control", "congestion controls of the device other than the sockets' own, such as bbr=cubic; * stands for any not named")
 	cmd.Flags().StringVar(&o.PolicyFile, "policy", "", "file of rules by which connections move by themselves, or the word default; SIGHUP reads it again")
 	cmd.Flags().BoolVar(&o.ForbidOption, "forbid-socket-option", false, "programs that set the socket option TOEHOLD_OFFLOAD get EPERM")
@@ -94,11 +96,34 @@ func (o *DaemonOptions) check(level string, listen bool) error {
 	if err := o.Limits.Check(); err != nil {
 		return usage("%w", err)
 	}
-	if !listen {
-		return nil
+	if err := checkReturns(&o.Returns); err != nil || !listen {
+		return err
 	}
 	if err := metrics.CheckAddress(o.Listen); err != nil {
 		return usage("listen: %w", err)
+	}
+	return nil
+}
+
+// addReturns makes the flags that say when a device gives connections back.
+func addReturns(cmd *cobra.Command, r *abi.Returns) {
+	const back = "have the device give a connection back "
+	cmd.Flags().DurationVar(&r.Idle, "return-idle", 0, back+"that carried nothing for so long, from 100ms on; 0: never for that")
+	cmd.Flags().Float64Var(&r.Loss, "return-loss", 0, back+"of whose segments more than this part was sent again, such as 0.05; 0: never for that")
+	cmd.Flags().Float64Var(&r.Reordering, "return-reordering", 0, back+"of whose peer's segments more than this part came after a gap; 0: never for that")
+	cmd.Flags().Float64Var(&r.SmallIO, "return-small-io", 0, back+"whose segments carry fewer octets on average; 0: never for that")
+}
+
+func checkReturns(r *abi.Returns) error {
+	switch {
+	case r.Idle != 0 && r.Idle < 100*time.Millisecond:
+		return usage("return-idle %v is less than 100ms", r.Idle)
+	case !(r.Loss >= 0 && r.Loss < 1): // so that NaN is neither
+		return usage("return-loss %v is no part from 0 to 1", r.Loss)
+	case !(r.Reordering >= 0 && r.Reordering < 1):
+		return usage("return-reordering %v is no part from 0 to 1", r.Reordering)
+	case !(r.SmallIO >= 0 && r.SmallIO <= 65535):
+		return usage("return-small-io %v is not from 0 to 65535", r.SmallIO)
 	}
 	return nil
 }
@@ -260,6 +285,7 @@ func deviceCommand(env *Env) *cobra.Command {
 	cmd.Flags().Int64Var(&c.Memory, "memory", defaultMemory, "octets of buffers at most")
 	cmd.Flags().Uint32Var(&c.Generations.First, "first-generation", 1, "first generation in hardware ids")
 	cmd.Flags().Uint32Var(&c.Generations.Step, "generation-step", 1, "distance of the generations")
+	addReturns(cmd, &c.Returns)
 	cmd.Flags().BoolVar(&c.MTUProbing, "mtu-probing", false, "find out what paths carry that drop large segments")
 	level := cmd.Flags().String("log-level", "info", "debug, info, warn or error")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

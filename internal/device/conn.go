@@ -45,6 +45,7 @@ type conn struct {
 	doubted         mono.Time   // when an end was last asked about one
 	base            abi.Traffic // of the engines before
 	counted         abi.Traffic // what the device's sum has of c
+	record          *record     // what it is judged by
 	left            windows     // of the engine that was there last
 	published       mono.Time   // when the private state in the block was so, 0: there is none
 	rate            deliveryRate

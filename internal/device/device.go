@@ -52,7 +52,10 @@ type Device struct {
 	message   []byte
 	stats     Stats
 	traffic   abi.Traffic // of all connections that there were
-	relieved  mono.Time   // when a connection was last sent home for its memory
+	returns   abi.Returns
+	period    mono.Time // when it began, in which all connections are judged,
+	reviewed  int       // slots before this one have been
+	relieved  mono.Time // when a connection was last sent home for its memory
 }
 
 // Stats count what the device did.
@@ -97,6 +100,7 @@ type Parts struct {
 	Clock        func() mono.Time // measures stalls
 	Generations  abi.Generations
 	MTUProbing   bool // as tcp.Options
+	Returns      abi.Returns
 }
 
 // New makes a device with an empty table.
@@ -106,7 +110,7 @@ func New(now mono.Time, p Parts) *Device {
 		control: p.Control, blocks: p.Blocks, send: p.Send, clock: p.Clock,
 		flows: make(map[flow.Key]*conn),
 		slots: make([]slot, len(p.Blocks)),
-		step:  max(p.Generations.Step, 1), mtuProbing: p.MTUProbing,
+		step:  max(p.Generations.Step, 1), mtuProbing: p.MTUProbing, returns: p.Returns,
 		answers: make(map[answerKey][]abi.Answer),
 	}
 	for i := len(p.Blocks) - 1; i >= 0; i-- {
@@ -150,6 +154,7 @@ func (d *Device) Turn(now mono.Time) (bool, error) {
 	}
 	d.wheel.run(now, func(t *timer) { d.expired(now, t.conn) })
 	d.relieve(now)
+	d.review(now)
 	d.emitAll(now)
 	if err := d.flush(); err != nil {
 		return false, err

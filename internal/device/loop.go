@@ -32,6 +32,7 @@ type Config struct {
 	MaxConnections int
 	Memory         int64 // octets of buffers
 	Generations    abi.Generations
+	Returns        abi.Returns
 	MTUProbing     bool // look for the path's MTU when large segments vanish
 	Log            *slog.Logger
 }
@@ -124,7 +125,7 @@ func (l *loop) open(c Config) error {
 	l.meter.begin(now)
 	l.device = New(now, Parts{
 		Log: c.Log, Pool: pool, Uplink: uplink, Host: host, LinkHeader: c.LinkHeader,
-		Control: l.control, Blocks: l.blocks, Send: l.send, Clock: mono.Now, Generations: c.Generations, MTUProbing: c.MTUProbing,
+		Control: l.control, Blocks: l.blocks, Send: l.send, Clock: mono.Now, Generations: c.Generations, MTUProbing: c.MTUProbing, Returns: c.Returns,
 	})
 	return l.watch()
 }

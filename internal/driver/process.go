@@ -134,6 +134,7 @@ func (p *process) spawn(c *Config, uplink string, set *bpf.Set, g abi.Generation
 		"--log-level", c.LogLevel.String(),
 		"--mtu-probing=" + strconv.FormatBool(kernel.MTUProbing()),
 	}
+	args = append(args, returnFlags(&c.Returns)...)
 	attr := &syscall.ProcAttr{
 		Env: os.Environ(), Files: files,
 		// A group of its own: a ^C is for the driver, which sends everything
@@ -145,6 +146,15 @@ func (p *process) spawn(c *Config, uplink string, set *bpf.Set, g abi.Generation
 		return fmt.Errorf("start %s device: %w", c.Executable, err)
 	}
 	return nil
+}
+
+// returnFlags are those that a device is told of Returns by.
+func returnFlags(r *abi.Returns) []string {
+	number := func(v float64) string { return strconv.FormatFloat(v, 'g', -1, 64) }
+	return []string{
+		"--return-idle", r.Idle.String(), "--return-loss", number(r.Loss),
+		"--return-reordering", number(r.Reordering), "--return-small-io", number(r.SmallIO),
+	}
 }
 
 // forker takes functions to a goroutine on a thread that never ends.
