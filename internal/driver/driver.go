@@ -32,14 +32,6 @@ type Config struct {
 	StaleAfter     time.Duration    // age of a heartbeat at which a device counts as hung
 	Executable     string           // that has the command "device"; "": this one
 	Controls       Controls         // congestion controls other than the sockets' own
-	Policy         *policy.Policy   // nil: connections move when an operator moves them
-	ForbidOption   bool             // programs may not set TOEHOLD_OFFLOAD
-	LogLevel       slog.Level       // of the device processes
-	MaxConnections int              // of each device
-	Memory         int64            // octets of buffers of each device
-	StaleAfter     time.Duration    // age of a heartbeat at which a device counts as hung
-	Executable     string           // that has the command "device"; "": this one
-	Controls       Controls         // congestion controls other than the sockets' own
 	Returns        abi.Returns      // when devices give connections back by themselves
 	Policy         *policy.Policy   // nil: connections move when an operator moves them
 	ForbidOption   bool             // programs may not set TOEHOLD_OFFLOAD
