@@ -93,7 +93,7 @@ var reasonTexts = [reasons][2]string{
 	RouteChanged:      {"route-changed", "the route to the peer no longer leaves by the uplink"},
 	InternalError:     {"internal-error", "a step failed in a way that should not happen; see the log"},
 	CongestionControl: {"congestion-control", "the device does not have the connection's congestion control; toehold daemon --congestion-control can name another"},
-	Policy:            {"policy", "a rule of the policy asked for it; the detail names the rule"},
+	Policy:            {"policy", "a rule of the policy asked for it, or forbids what a program asked for; the detail names the rule"},
 	DevicePaused:      {"device-paused", "an operator has paused the device: it keeps what it has and takes nobody new"},
 	ProgramAsked:      {"program-asked", "the program asked for it (socket option TOEHOLD_OFFLOAD)"},
 	ProgramForbids:    {"program-forbids", "the program does not want its connection on a device (socket option TOEHOLD_OFFLOAD)"},

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,6 +30,7 @@ type observer struct {
 	flows   map[flow.ID]*acquaintance
 	turn    uint64
 	netns   uint32
+	seen    []policy.Seen
 }
 
 // An acquaintance is a connection that was seen before.
@@ -62,7 +64,8 @@ func ownNamespace() (inode uint32) {
 // needs are the facts that cost something to find out; nil wants all.
 type needs func(fact string) bool
 
-// look measures all connections. at is where those on devices are.
+// look measures all connections. at is where those on devices are. The slice
+// is the observer's until the next look.
 func (o *observer) look(now mono.Time, at map[flow.ID]placed, want needs) ([]policy.Seen, error) {
 	if want == nil {
 		want = func(string) bool { return true }
@@ -90,11 +93,10 @@ func (o *observer) look(now mono.Time, at map[flow.ID]placed, want needs) ([]pol
 	if want("interface") {
 		interfaces = interfaceNames()
 	}
-	seen := make([]policy.Seen, len(measures))
+	o.seen = slices.Grow(o.seen[:0], len(measures))[:len(measures)]
 	for i := range measures {
-		m := &measures[i]
-		s := &seen[i]
-		s.Flow, s.Socket = m.Key.ID(), m.Cookie
+		m, s := &measures[i], &o.seen[i]
+		s.Flow, s.Socket, s.Moving = m.Key.ID(), m.Cookie, false
 		o.facts(now, m, &s.Facts)
 		s.Facts.Local, s.Facts.Remote, s.Facts.Interface = s.Flow.Local, s.Flow.Remote, interfaces[m.Ifindex]
 		if want("cgroup") {
@@ -105,7 +107,7 @@ func (o *observer) look(now mono.Time, at map[flow.ID]placed, want needs) ([]pol
 			onDevice(&s.Facts, m, &p)
 		}
 	}
-	return seen, nil
+	return o.seen, nil
 }
 
 // meet brings what is remembered of a connection up to date.

@@ -229,6 +229,24 @@ func TestBadPolicyStays(t *testing.T) {
 	}
 }
 
+// A policy may forbid what programs ask for.
+func TestForbidden(t *testing.T) {
+	d := testPolicing(&gauge{measures: []kernel.Measure{measured(1, nil), measured(2, func(m *kernel.Measure) { m.UID = 0 })}, first: 1})
+	if got := d.policing.permit(numberedFlows(3)); len(got) != 3 {
+		t.Errorf("without a policy %v may move", got)
+	}
+	if _, err := d.ApplyPolicy(context.Background(), "p", []byte("rules: [{name: root, when: uid == 0, action: never}]")); err != nil {
+		t.Fatal(err)
+	}
+	if got := d.policing.permit(numberedFlows(3)); len(got) != 2 || got[0] != numbered(1) || got[1] != numbered(3) {
+		t.Errorf("%v may move", got)
+	}
+	events := d.journal.Events()
+	if last := events[len(events)-1]; last.Kind != EventRefused || last.Reason != "policy" || last.Detail != "rule root forbids it" {
+		t.Errorf("refused as %+v", last)
+	}
+}
+
 // What an operator moves the policy leaves alone; not what was refused to
 // him.
 func TestByHand(t *testing.T) {
@@ -261,4 +279,23 @@ func TestLookFails(t *testing.T) {
 	if n := strings.Count(said.String(), "no BPF today"); n != 1 {
 		t.Errorf("said %d times:\n%s", n, &said)
 	}
+}
+
+// A turn over many connections without their measuring: facts and rules.
+func BenchmarkTurn(b *testing.B) {
+	const conns = 10000
+	g := &gauge{first: 1}
+	for n := range conns {
+		g.measures = append(g.measures, measured(n+1, nil))
+	}
+	d := testPolicing(g)
+	p, err := ParsePolicy(policy.DefaultName, []byte(policy.DefaultSource()), nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	d.policing.apply(p)
+	for b.Loop() {
+		d.policing.turn()
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/conns, "ns/connection")
 }

@@ -246,6 +246,49 @@ func (p *policing) leave(alone bool, ids []flow.ID) {
 	p.decider.Asked(alone, ids...)
 }
 
+// permit parts from flows whose programs want them on a device those that the
+// policy forbids it, which are refused.
+func (p *policing) permit(ids []flow.ID) (allowed []flow.ID) {
+	forbidden := p.forbidden(ids)
+	for _, id := range ids {
+		rule, no := forbidden[id]
+		if !no {
+			allowed = append(allowed, id)
+			continue
+		}
+		r := ruling{reason: abi.Policy, detail: "rule " + rule + " forbids it"}
+		p.driver.refuse(id, 0, &r, cause{reason: abi.ProgramAsked})
+	}
+	return allowed
+}
+
+// forbidden finds the rules that forbid flows the device.
+func (p *policing) forbidden(ids []flow.ID) map[flow.ID]string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	in := p.decider.Policy()
+	if in == nil || !in.MayForbid() {
+		return nil
+	}
+	seen, err := p.look(mono.Now(), in)
+	if err != nil {
+		return nil // the next turn brings home what should not have moved
+	}
+	asking := make(map[flow.ID]bool, len(ids))
+	for _, id := range ids {
+		asking[id] = true
+	}
+	rules := make(map[flow.ID]string)
+	for i := range seen {
+		if asking[seen[i].Flow] {
+			if rule := in.Forbids(&seen[i].Facts); rule != "" {
+				rules[seen[i].Flow] = rule
+			}
+		}
+	}
+	return rules
+}
+
 // ErrNoPolicy is that none is in force.
 var ErrNoPolicy = errors.New("no policy is in force: connections move when an operator moves them; name one with toehold policy apply FILE or daemon --policy FILE")
 

@@ -2,6 +2,7 @@ package driver_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"toehold/internal/abi"
 	"toehold/internal/cli"
 	"toehold/internal/driver"
 )
@@ -107,6 +109,31 @@ func TestPolicyReload(t *testing.T) {
 	e, err := r.client.ExplainPolicy(ctx, p.selector())
 	if err != nil || e.Rule != "all" || e.Would != "offload" || !strings.HasPrefix(e.Outlook, "an operator") {
 		t.Errorf("explained: %+v, %v", e, err)
+	}
+}
+
+// A rule that says never keeps a connection off the device also when its
+// program asks for it.
+func TestPolicyForbidsPrograms(t *testing.T) {
+	r := newRig(t)
+	pairs := r.connect(2, false)
+	port := addrOf(pairs[0].host.RemoteAddr()).Port()
+	source := fmt.Sprintf("rules:\n- {name: no, when: remote.port == %d, action: never}\n", port)
+	if _, err := r.client.ApplyPolicy(ctx, "p", []byte(source)); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range pairs {
+		if err := wish(t, p.host, abi.WishNow); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the other one is on the device", func() bool { return r.placeOf(pairs[1]) == driver.OnDevice })
+	eventually(t, "the program is told", func() bool {
+		_, reason := whereabouts(t, pairs[0].host)
+		return reason == abi.Policy.String()
+	})
+	if place := r.placeOf(pairs[0]); place != driver.InKernel {
+		t.Errorf("it is in the place %s", place)
 	}
 }
 

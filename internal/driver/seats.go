@@ -158,7 +158,7 @@ func (s *seats) grant(ctx context.Context, d *Driver, list []bpf.Wake) {
 			never = append(never, list[i].Flow.ID())
 		}
 	}
-	if len(now) > 0 {
+	if now = d.policing.permit(now); len(now) > 0 {
 		_, err := d.policing.byHand(now, func() (Result, error) {
 			return d.OffloadFlows(ctx, now, Options{why: cause{reason: abi.ProgramAsked}, claims: &claims{policing: d.policing}})
 		})

@@ -5,6 +5,7 @@ package policy
 
 import (
 	_ "embed"
+	"slices"
 	"time"
 )
 
@@ -93,6 +94,20 @@ func (p *Policy) action(rule int) Action {
 		return p.Default
 	}
 	return p.Rules[rule].Action
+}
+
+// Forbids is the rule that keeps a connection with these facts off the device
+// whatever its program asks for, "" for none.
+func (p *Policy) Forbids(f *Facts) (rule string) {
+	if i := p.Match(f); p.action(i) == Never {
+		return p.Rules[i].Name
+	}
+	return ""
+}
+
+// MayForbid reports whether any rule does.
+func (p *Policy) MayForbid() bool {
+	return slices.ContainsFunc(p.Rules, func(r Rule) bool { return r.Action == Never })
 }
 
 // hold is how long a rule must have matched, or failed.
