@@ -14,7 +14,7 @@ import (
 
 // Version is the version of everything in this package. Driver and device
 // refuse each other when theirs differ.
-const Version = 8
+const Version = 9
 
 // HWID is a hardware connection identifier: index into the device's table in
 // the lower 32 bits, generation of that slot in the upper ones. Generations
@@ -179,7 +179,7 @@ type SocketState struct {
 	TOS            uint8  // or traffic class
 	Shutdown       uint8  // Shutdown...
 	Flags          uint8  // Socket...
-	_              [4]byte
+	SndBufMost     uint32 // octets that SndBuf may grow to
 }
 
 // Options of a socket.

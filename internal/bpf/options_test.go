@@ -1,7 +1,9 @@
 package bpf
 
 import (
+	"fmt"
 	"net/netip"
+	"os"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -21,14 +23,17 @@ func TestProbeOfOptions(t *testing.T) {
 			if fresh.SndBuf == 0 || fresh.RcvBuf == 0 || fresh.Flags != abi.SocketNoDelay|abi.SocketKeepalive { // Go's own defaults
 				t.Errorf("of a new socket: %+v", fresh)
 			}
-			fresh.SndBuf, fresh.RcvBuf, fresh.Flags = 0, 0, 0
+			if most := wmem(t, n.Host); fresh.SndBufMost != most {
+				t.Errorf("a send buffer of %d at most, tcp_wmem says %d", fresh.SndBufMost, most)
+			}
+			fresh.SndBuf, fresh.SndBufMost, fresh.RcvBuf, fresh.Flags = 0, 0, 0, 0
 			if fresh != (abi.SocketState{NotSentLowat: 1<<32 - 1}) {
 				t.Errorf("of a new socket: %+v", fresh)
 			}
 			control(t, s, func(fd int) error { return setOptions(fd, address.Is4()) })
 			got := probeOne(t, set, n.Host, keyOf(s)).Socket
 			want := abi.SocketState{
-				SndBuf: 2 * 50000, RcvBuf: 2 * 60000, // the kernel doubles them
+				SndBuf: 2 * 50000, SndBufMost: 2 * 50000, RcvBuf: 2 * 60000, // the kernel doubles them
 				RcvLowat: 77, NotSentLowat: 16384, Priority: 6, Mark: 0x55, Linger: 7000, TTL: 33, TOS: 0x28,
 				Flags: abi.SocketCork | abi.SocketLinger | abi.SocketSndBuf | abi.SocketRcvBuf,
 			}
@@ -43,6 +48,23 @@ func TestProbeOfOptions(t *testing.T) {
 			}
 		})
 	}
+}
+
+// wmem is the most that a namespace lets a send buffer grow to.
+func wmem(t *testing.T, ns *testnet.Namespace) (most uint32) {
+	t.Helper()
+	var least, initial uint32
+	err := ns.Do(func() error {
+		text, err := os.ReadFile("/proc/sys/net/ipv4/tcp_wmem")
+		if err == nil {
+			_, err = fmt.Sscan(string(text), &least, &initial, &most)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return most
 }
 
 func setOptions(fd int, four bool) error {

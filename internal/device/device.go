@@ -46,8 +46,7 @@ type Device struct {
 	out       wire.Out
 	header    [wire.MaxHeaders]byte
 	whole     [1]frame.Span // a frame that is passed on
-	ranges    []seqnum.Range
-	rest      tcb.Snapshot // scratch
+	rest      tcb.Snapshot  // scratch
 	answers   map[answerKey][]abi.Answer
 	message   []byte
 	stats     Stats
@@ -359,6 +358,17 @@ func (d *Device) kernelPart(c *conn) (part abi.KernelPart, ok bool) {
 	b := &d.blocks[c.id.Index()]
 	ok = shm.Read(&b.Kernel.Sequence, &b.Kernel, &part) && part.HWID == c.id && valid(&part.State)
 	return part, ok
+}
+
+// sndBuf is the memory that S may have for what it sends, 0 when that is not
+// known.
+func (d *Device) sndBuf(c *conn) uint32 {
+	var part abi.SocketPart
+	b := &d.blocks[c.id.Index()]
+	if !shm.Read(&b.Socket.Sequence, &b.Socket, &part) || part.HWID != c.id {
+		return 0
+	}
+	return part.State.SndBufMost
 }
 
 func (c *conn) deadline() mono.Time {

@@ -32,7 +32,7 @@ func (d *Device) own(now mono.Time, c *conn) error {
 		towardsHost.State, towardsHost.FINSent = tcb.FinWait2, true
 		c.finIn = true
 	}
-	o := tcp.Options{Through: true, CC: c.control, MaxOOO: maxOutOfOrder, MTUProbing: d.mtuProbing}
+	o := tcp.Options{Through: true, CC: c.control, MaxOOO: maxOutOfOrder, MTUProbing: d.mtuProbing, SndBuf: d.sndBuf(c)}
 	if err := c.wire.Restore(now, &towardsPeer, o); err != nil {
 		return err
 	}
@@ -160,7 +160,6 @@ func (d *Device) fromPeer(now mono.Time, c *conn, p *wire.Packet, raw rawFrame) 
 	}
 	c.doubt(now, &c.wire, &c.host, &c.gapsIn)
 	c.pump()
-	d.mirror(now, c, &p.Seg)
 	d.touch(c)
 }
 

@@ -3,10 +3,8 @@ package device
 import (
 	"slices"
 
-	"toehold/internal/abi"
 	"toehold/internal/mono"
 	"toehold/internal/seqnum"
-	"toehold/internal/wire"
 )
 
 // maxSacked bounds a scoreboard; ranges that find no room are not noted, and
@@ -74,31 +72,4 @@ func (d *Device) tellSacked(now mono.Time, c *conn) scoreboard {
 		rest = rest[n:]
 	}
 	return all
-}
-
-// mirrors reports that S is told at once of what the peer has SACKed. A
-// congestion control that computes its window keeps it, whatever the driver
-// would give it; so all that the peer has SACKed would count as in flight with
-// S, and it would send nothing new while the device repairs a loss. BBR does
-// not slow down for the losses that it then sees. What S sends again is of no
-// use and goes no further.
-func (c *conn) mirrors() bool {
-	k := &c.kernel
-	return k.Flags&abi.FlagSACK != 0 && nameOf(k.CongestionControl) == "bbr"
-}
-
-// mirror passes the SACK blocks of a segment on to S.
-func (d *Device) mirror(now mono.Time, c *conn, s *wire.Segment) {
-	if s.NSACK == 0 || c.place != abi.PlaceOwned || !c.mirrors() {
-		return
-	}
-	d.ranges = d.ranges[:0]
-	for _, b := range s.SACK[:min(s.NSACK, len(s.SACK))] {
-		if b.Lo.Less(b.Hi) && c.wire.SndUna().Less(b.Lo) && b.Hi.LessEq(c.wire.SndNxt()) {
-			d.ranges = append(d.ranges, b)
-		}
-	}
-	if c.host.OutputSACK(now, &d.out, d.ranges) > 0 {
-		d.transmit(&d.out, &c.toHost, d.host)
-	}
 }

@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"toehold/internal/seqnum"
-	"toehold/internal/wire"
 )
 
 // The scoreboard against a map of octets, across the wrap of the sequence
@@ -85,41 +84,4 @@ func TestTrackNotesSACKs(t *testing.T) {
 	if want := (scoreboard{r(800, 1000)}); !slices.Equal(tr.sacked, want) {
 		t.Errorf("%v, want %v", tr.sacked, want)
 	}
-}
-
-// What the peer has SACKed is passed on to S at once where S's congestion
-// control is its own master, and there alone.
-func TestMirroredSACKs(t *testing.T) {
-	for name, want := range map[string]bool{"bbr": true, "cubic": false, "": false} {
-		w := plainWorld(t, true, true)
-		w.program.congestion = name
-		c := w.device.find(w.ownNow())
-		una := c.wire.SndUna()
-		w.program.toSend, w.program.closing = make([]byte, 4*mss), false
-		w.program.run()
-		w.turnDevice()
-		w.forgedSACK(una, seqnum.Range{Lo: una.Add(mss), Hi: una.Add(2 * mss)})
-		w.turnDevice()
-		var told []seqnum.Range
-		w.program.conn.Sacked(func(r seqnum.Range) { told = append(told, r) })
-		if got := len(told) > 0; got != want || got && told[0] != (seqnum.Range{Lo: una.Add(mss), Hi: una.Add(2 * mss)}) {
-			t.Errorf("%q: S was told of %v", name, told)
-		}
-		w.forgedSACK(una, seqnum.Range{Lo: una.Add(5 * mss), Hi: una.Add(6 * mss)}) // never sent
-		w.turnDevice()
-		if w.program.conn.SndUna() != una {
-			t.Errorf("%q: snd.una moved", name)
-		}
-	}
-}
-
-// forgedSACK is an acknowledgement of the peer's with one block.
-func (w *world) forgedSACK(ack seqnum.Value, block seqnum.Range) {
-	var h [wire.MaxHeaders]byte
-	var out wire.Out
-	out.Seq, out.Ack, out.Flags, out.Window = w.peer.conn.SndNxt(), ack, wire.ACK, 60000
-	out.TSOK, out.TSVal, out.TSEcr = true, w.program.conn.TSRecent()+1, 0
-	out.SACK[0], out.NSACK = block, 1
-	n := w.peer.template.Build(h[:], &out)
-	w.arrive(slices.Clone(h[:n]))
 }

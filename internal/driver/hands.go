@@ -54,18 +54,23 @@ func (u *uplink) Unsteer(keys []flow.Key) error {
 const startCwnd = 10
 
 // Inherit hands over what the device last published of congestion windows and
-// the private state of congestion controls, of connections that it owned. A device that died while it wrote has left none
-// to read: a window that was made wide (leash.go) starts anew then.
+// the private state of congestion controls, of connections that it owned. A
+// device that died while it wrote has left none to read: a window that was made
+// wide (leash.go) starts anew then.
 func (u *uplink) Inherit(conns []*handover.Conn) {
 	now, list := mono.Now(), make([]bpf.Window, 0, len(conns))
 	for _, c := range conns {
+		w := bpf.Window{Key: c.Key, Cwnd: startCwnd, Ssthresh: tcb.NoThreshold, Inode: c.State.Inode}
 		if h := u.hardware(c.HWID); h != nil && h.Cwnd != 0 {
-			w := bpf.Window{Key: c.Key, Cwnd: h.Cwnd, Ssthresh: h.Ssthresh, Inode: c.State.Inode}
+			w.Cwnd, w.Ssthresh = h.Cwnd, h.Ssthresh
 			w.Private = private(now, h)
-			list = append(list, w)
-		} else if c.Leash != 0 {
-			list = append(list, bpf.Window{Key: c.Key, Cwnd: startCwnd, Ssthresh: tcb.NoThreshold})
+		} else if c.Leash == 0 {
+			continue
 		}
+		if own := c.State.CongestionControl; c.Leash != 0 && text(own) == "bbr" && (w.Private == nil || w.Private.Control != own) {
+			w.Private = &bpf.Private{Control: own} // no more of the wide path
+		}
+		list = append(list, w)
 	}
 	u.heirs.add(list)
 }

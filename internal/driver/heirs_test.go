@@ -52,4 +52,11 @@ func TestWideWindowsDoNotOutliveTheDevice(t *testing.T) {
 	if list, _, _ := u.heirs.take(); len(list) != 1 || list[0] != want {
 		t.Errorf("windows to set: %v, want %v", list, want)
 	}
+	c := &handover.Conn{Key: wide, Leash: 4096} // one that would compute its window from a path that there is not
+	copy(c.State.CongestionControl[:], "bbr")
+	u.Inherit([]*handover.Conn{c})
+	list, _, _ := u.heirs.take()
+	if len(list) != 1 || list[0].Cwnd != 10 || list[0].Private == nil || *list[0].Private != (bpf.Private{Control: c.State.CongestionControl}) {
+		t.Errorf("windows to set: %+v", list)
+	}
 }

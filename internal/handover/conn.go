@@ -48,6 +48,7 @@ type Conn struct {
 	Path  Path
 	State abi.KernelState // as last probed
 	Leash uint32          // the hands': segments of the congestion window that they gave the socket, 0 none
+	Loose mono.Time       // the hands': when they did
 
 	control  [16]byte  // congestion control that the device is to use, zero: the socket's
 	ticket   uint64    // of the request that the present move serves, 0 none

@@ -12,9 +12,9 @@ type Options struct {
 	// segments, and probes find out what it carries (RFC 4821; as Linux's
 	// sysctl tcp_mtu_probing of 1).
 	MTUProbing bool
+	SndBuf     uint32 // octets of memory that who sends has for what is not acknowledged, the most that SendRoom lets the caller queue (0: 4 MiB)
 	// Not Through, as there the program's socket has them:
 	RcvBufMax   uint32        // RcvBuf grows up to it as the program takes octets (0: it stays)
-	SndBuf      uint32        // the most that SendRoom lets the caller queue (0: 4 MiB)
 	NoDelay     bool          // SetNoDelay
 	Keepalive   Keepalive     // SetKeepalive
 	UserTimeout time.Duration // SetUserTimeout

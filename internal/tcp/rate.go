@@ -100,9 +100,11 @@ func (c *Conn) rates(d *delivery) {
 }
 
 // starve notes that there is nothing more to send though there could be
-// (tcp_rate_check_app_limited).
+// (tcp_rate_check_app_limited). Who has half of the buffer in flight has more to
+// send, and is limited by the buffer: a writer is woken when a third of it is free
+// (sk_stream_is_writeable), and payload takes up to twice its size of it.
 func (c *Conn) starve() {
-	if l := &c.loss; l.lost <= l.resent && c.pipe() < c.cc.cwnd {
+	if l := &c.loss; l.lost <= l.resent && c.pipe() < c.cc.cwnd && c.snd.flight() < c.opt.sndBuf/2 {
 		c.rate.starved = max(c.rate.delivered+uint64(c.pipe()), 1)
 	}
 }

@@ -70,6 +70,7 @@ struct dst_entry {
 struct netns_ipv4 {
 	int sysctl_tcp_keepalive_time, sysctl_tcp_keepalive_intvl;
 	u8 sysctl_tcp_keepalive_probes;
+	int sysctl_tcp_wmem[3];
 };
 
 struct net {

@@ -59,8 +59,9 @@ static ALWAYS_INLINE void read_socket(struct tcp_sock *tp,
 				      struct socket_state *s)
 {
 	struct sock *sk = (struct sock *)tp;
+	struct net *net = READ(sk, __sk_common.skc_net.net);
 
-	s->sndbuf = READ(sk, sk_sndbuf);
+	s->sndbuf = s->sndbuf_most = READ(sk, sk_sndbuf);
 	s->rcvbuf = READ(sk, sk_rcvbuf);
 	s->send_memory = READ(sk, sk_wmem_queued);
 	s->rcvlowat = READ(sk, sk_rcvlowat);
@@ -70,6 +71,8 @@ static ALWAYS_INLINE void read_socket(struct tcp_sock *tp,
 	s->linger = ms_of(READ(sk, sk_lingertime));
 	s->shutdown = READ(sk, sk_shutdown);
 	s->flags = socket_flags(tp);
+	if (!(s->flags & SOCKET_SNDBUF))
+		s->sndbuf_most = READ(net, ipv4.sysctl_tcp_wmem[2]);
 	read_header_fields(&tp->inet_conn.icsk_inet, s);
 }
 

@@ -112,7 +112,8 @@ enum {
 struct socket_state {
 	u32 sndbuf, rcvbuf, send_memory, rcvlowat, notsent_lowat;
 	u32 priority, mark, linger;
-	u8 ttl, tos, shutdown, flags, zero[4];
+	u8 ttl, tos, shutdown, flags;
+	u32 sndbuf_most;
 };
 
 struct kernel_state {
