@@ -14,7 +14,7 @@ import (
 
 // Version is the version of everything in this package. Driver and device
 // refuse each other when theirs differ.
-const Version = 9
+const Version = 10
 
 // HWID is a hardware connection identifier: index into the device's table in
 // the lower 32 bits, generation of that slot in the upper ones. Generations
@@ -256,11 +256,10 @@ type KernelPart struct {
 	HWID     HWID
 	Key      flow.Key
 	State    KernelState
-	NextHop  [6]byte // link address of the next hop, as the neighbour table has it
-	Source   [6]byte // link address of the uplink
-	PathMTU  uint32  // octets of IP packet
-	TTL, TOS uint8
-	_        [14]byte
+	NextHop  [6]byte  // link address of the next hop, as the neighbour table has it
+	Source   [6]byte  // link address of the uplink
+	PathMTU  uint32   // octets of IP packet
+	Control  [16]byte // congestion control that the device is to use; zero: the one it was offered with
 }
 
 // A SocketPart is the socket-level part of a block. Its writer is the driver.

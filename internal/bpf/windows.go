@@ -1,11 +1,13 @@
 package bpf
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"sync"
 	"unsafe"
 
@@ -57,6 +59,13 @@ type Windows struct {
 	mu         sync.Mutex // of the map wanted
 }
 
+// lentName is followed by the number of the process.
+const lentName = "toehold_"
+
+// Lent reports whether a congestion control's name, padded with zeros, is that
+// of one which a socket has for a moment only, while a window is set.
+func Lent(control [16]byte) bool { return bytes.HasPrefix(control[:], []byte(lentName)) }
+
 // LoadWindows loads the programs and registers the congestion control.
 func LoadWindows() (*Windows, error) {
 	w := &Windows{registered: -1}
@@ -71,7 +80,7 @@ func (w *Windows) load() error {
 	if err != nil {
 		return err
 	}
-	w.name = fmt.Sprintf("toehold_%d", os.Getpid())
+	w.name = lentName + strconv.Itoa(os.Getpid())
 	if err := rename(spec, w.name); err != nil {
 		return err
 	}

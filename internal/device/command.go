@@ -151,7 +151,9 @@ func (d *Device) settle(c *conn, part *abi.KernelPart) {
 
 // prime fills in the headers of the directions in which no frame has gone by.
 func (d *Device) prime(c *conn, part *abi.KernelPart) {
-	p := wire.Packet{Key: c.key, TTL: part.TTL, TOS: part.TOS, DF: true}
+	c.hop = hop{part.NextHop, part.Source}
+	set := d.socketPart(c).State
+	p := wire.Packet{Key: c.key, TTL: set.TTL, TOS: set.TOS &^ 3, DF: true}
 	if p.TTL == 0 {
 		p.TTL = 64
 	}

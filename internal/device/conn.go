@@ -33,6 +33,8 @@ type conn struct {
 	wire, host      tcp.Conn // towards the peer, towards S
 	kernel          abi.KernelState
 	told            mono.Time    // when kernel was so
+	followed        uint64       // the block's kernel part was looked at when its sequence number was this
+	hop             hop          // as the block last had it
 	control         string       // congestion control that the engine uses
 	knew            string       // congestion control of the stack before,
 	private         tcb.CCState  // and its private state

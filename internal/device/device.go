@@ -6,7 +6,6 @@ package device
 
 import (
 	"log/slog"
-	"slices"
 	"time"
 
 	"toehold/internal/abi"
@@ -15,7 +14,6 @@ import (
 	"toehold/internal/mono"
 	"toehold/internal/port"
 	"toehold/internal/seqnum"
-	"toehold/internal/shm"
 	"toehold/internal/tcb"
 	"toehold/internal/wire"
 )
@@ -324,51 +322,10 @@ func (d *Device) expired(now mono.Time, c *conn) {
 		d.wheel.set(&c.timer, at)
 		return
 	}
-	timeouts := c.wire.Stats().RTOs
 	c.wire.Advance(now)
 	c.host.Advance(now)
-	if c.wire.Stats().RTOs != timeouts {
-		d.followPath(c)
-	}
 	c.pump()
 	d.touch(c)
-}
-
-// followPath takes over, after a retransmission timeout, what the driver has
-// written since of the path: a smaller segment size, since the ICMP message
-// that says so is for S, and another next hop. S's own frames show both too,
-// but S may be silent.
-func (d *Device) followPath(c *conn) {
-	part, ok := d.kernelPart(c)
-	if !ok {
-		return
-	}
-	if part.State.MSS < c.metrics().MSS {
-		c.wire.SetMSS(part.State.MSS)
-	}
-	if d.linkHeader == etherLen && part.NextHop != [6]byte{} {
-		c.toPeer.template.SetLink(slices.Concat(part.NextHop[:], part.Source[:], etherHeader(c.key.Family)[12:]))
-		c.toPeer.known = false // the next frame of S knows best
-	}
-}
-
-// kernelPart reads what the driver has written of c; false when it is not
-// whole, not of c, or not sound.
-func (d *Device) kernelPart(c *conn) (part abi.KernelPart, ok bool) {
-	b := &d.blocks[c.id.Index()]
-	ok = shm.Read(&b.Kernel.Sequence, &b.Kernel, &part) && part.HWID == c.id && valid(&part.State)
-	return part, ok
-}
-
-// sndBuf is the memory that S may have for what it sends, 0 when that is not
-// known.
-func (d *Device) sndBuf(c *conn) uint32 {
-	var part abi.SocketPart
-	b := &d.blocks[c.id.Index()]
-	if !shm.Read(&b.Socket.Sequence, &b.Socket, &part) || part.HWID != c.id {
-		return 0
-	}
-	return part.State.SndBufMost
 }
 
 func (c *conn) deadline() mono.Time {
@@ -381,6 +338,9 @@ func (d *Device) emitAll(now mono.Time) {
 	keep := d.dirty[:0]
 	for _, c := range d.dirty {
 		done := true
+		if c.place == abi.PlaceOwned {
+			d.follow(now, c)
+		}
 		if c.place == abi.PlaceOwned {
 			toPeer, toHost := d.emit(now, c)
 			done = toPeer && toHost

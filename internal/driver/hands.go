@@ -119,6 +119,7 @@ func (u *uplink) Describe(c *handover.Conn) error {
 		k.HWID, k.Key, k.State = c.HWID, c.Key, c.State
 		k.State.Socket = abi.SocketState{} // it has a part of its own
 		k.NextHop, k.Source, k.PathMTU = c.Path.NextHop, c.Path.Source, c.Path.MTU
+		k.Control = u.cfg.Controls.of(c.Control())
 	})
 	shm.Publish(&s.Sequence, func() {
 		now := socketLevel(&c.State)

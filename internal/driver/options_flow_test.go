@@ -237,3 +237,25 @@ func sendBuffer(t *testing.T, r *rig, p *pair, _ *arrivals) {
 		t.Errorf("a large buffer took %d octets", taken)
 	}
 }
+
+// TCP_CONGESTION is followed: the device changes its own, whatever the program
+// changes it to, and the operator's choice of another one counts then too.
+func TestOptionCongestion(t *testing.T) {
+	r := newRig(t, "--congestion-control", "bbr=dctcp")
+	p := r.connect(1, false)[0]
+	r.moved(r.offload(p.selector()), 1)
+	for _, tt := range []struct{ program, device string }{{"reno", "reno"}, {"bbr", "dctcp"}, {"cubic", "cubic"}} {
+		p.use(t, tt.program)
+		eventually(t, "the device uses "+tt.device, func() bool {
+			p.exchange(t, "to do something")
+			h := r.show(p.selector()).Hardware
+			return h != nil && h.CongestionControl == tt.device
+		})
+	}
+	r.onDevice(p)
+	p.use(t, "reno")
+	r.moved(r.upload(p.selector()), 1)
+	if k := r.show(p.selector()).Kernel; k.CongestionControl != "reno" {
+		t.Errorf("at home it has %s", k.CongestionControl)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"toehold/internal/abi"
+	"toehold/internal/bpf"
 	"toehold/internal/flow"
 	"toehold/internal/handover"
 	"toehold/internal/kernel"
@@ -259,6 +260,9 @@ func (u *uplink) refresh(c *handover.Conn, now *abi.KernelState) bool {
 	}
 	if now.Special&abi.SpecialMissing != 0 || !sameSocket(was, now.Inode) {
 		return false
+	}
+	if bpf.Lent(now.CongestionControl) {
+		now.CongestionControl = c.State.CongestionControl
 	}
 	c.State = *now
 	u.describeAgain(c)

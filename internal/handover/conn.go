@@ -66,6 +66,14 @@ type Conn struct {
 // Reason is why the connection is on its way home, None when it is not.
 func (c *Conn) Reason() abi.Reason { return c.reason }
 
+// Control is the congestion control that the device is to use, padded with zeros.
+func (c *Conn) Control() [16]byte {
+	if c.control != ([16]byte{}) {
+		return c.control
+	}
+	return c.State.CongestionControl
+}
+
 // A Kind is what became of a move.
 type Kind uint8
 

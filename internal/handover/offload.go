@@ -87,12 +87,8 @@ func (t *Table) refuseAll(now mono.Time, conns []*Conn, r abi.Reason, err error)
 func (t *Table) offersOf(conns []*Conn) []abi.Offer {
 	t.offers = t.offers[:0]
 	for _, c := range conns {
-		control := c.control
-		if control == ([16]byte{}) {
-			control = c.State.CongestionControl
-		}
 		t.offers = append(t.offers, abi.Offer{
-			Key: c.Key, CongestionControl: control, MSS: c.State.MSS, Flags: uint32(c.State.Flags),
+			Key: c.Key, CongestionControl: c.Control(), MSS: c.State.MSS, Flags: uint32(c.State.Flags),
 		})
 	}
 	return t.offers
