@@ -13,7 +13,12 @@ import (
 // way is what a route depends on, of all that is known of a socket.
 type way struct {
 	local, remote netip.Addr
-	boundIf       uint32
+	boundIf, mark uint32
+}
+
+// wayOf is what the route of a socket's packets depends on.
+func wayOf(id flow.ID, s *abi.KernelState) way {
+	return way{id.Local.Addr(), id.Remote.Addr(), s.BoundIf, s.Socket.Mark}
 }
 
 // keptRoutes bounds the cache of routes.
@@ -27,12 +32,11 @@ type routes struct {
 
 func (r *routes) forget() { clear(r.known) }
 
-func (r *routes) to(id flow.ID, boundIf uint32) (kernel.Route, error) {
-	w := way{id.Local.Addr(), id.Remote.Addr(), boundIf}
+func (r *routes) to(id flow.ID, w way) (kernel.Route, error) {
 	if route, ok := r.known[w]; ok {
 		return route, nil
 	}
-	route, err := kernel.RouteTo(id, 0, int(boundIf))
+	route, err := kernel.RouteTo(id, w.mark, int(w.boundIf))
 	if err != nil {
 		return route, err
 	}
@@ -72,7 +76,7 @@ func (d *Driver) rule(id flow.ID, state *abi.KernelState) ruling {
 	if id.Local.Addr() == id.Remote.Addr() || id.Remote.Addr().IsLoopback() {
 		return no(abi.NoUplink, "both ends are on this host")
 	}
-	route, err := d.routeTo(id, state.BoundIf)
+	route, err := d.routeTo(id, wayOf(id, state))
 	if err != nil {
 		return no(abi.NoUplink, "route to %s: %v", id.Remote.Addr(), err)
 	}

@@ -55,6 +55,7 @@ type Driver struct {
 	routes routes
 
 	stop    context.CancelFunc
+	strayed chan struct{} // a socket's mark or interface has changed, so perhaps its route
 	watched chan struct{} // closed when the watching has ended
 }
 
@@ -78,7 +79,7 @@ func Start(ctx context.Context, c Config) (*Driver, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	d := &Driver{cfg: c, log: c.Log, journal: NewJournal(time.Now), heirs: newHeirs(), watched: make(chan struct{})}
+	d := &Driver{cfg: c, log: c.Log, journal: NewJournal(time.Now), heirs: newHeirs(), strayed: make(chan struct{}, 1), watched: make(chan struct{})}
 	d.policing = newPolicing(d)
 	d.seats = newSeats(&d.cfg)
 	go d.seats.heed(d)
@@ -117,6 +118,7 @@ var ended = func() context.Context {
 // add starts one uplink and waits until its device serves.
 func (d *Driver) add(ctx context.Context, name string) error {
 	u := newUplink(name, &d.cfg, d.journal, d.heirs)
+	u.strayed = d.strayed
 	u.seats, u.slot = d.seats, len(d.uplinks)
 	u.generations = abi.Generations{First: uint32(len(d.uplinks)) + 1, Step: uint32(len(d.cfg.Uplinks))}
 	if err := u.open(); err != nil {
@@ -165,10 +167,10 @@ func (d *Driver) byIndex(ifindex int) *uplink {
 	return nil
 }
 
-func (d *Driver) routeTo(id flow.ID, boundIf uint32) (kernel.Route, error) {
+func (d *Driver) routeTo(id flow.ID, w way) (kernel.Route, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.routes.to(id, boundIf)
+	return d.routes.to(id, w)
 }
 
 // probe reads the kernel's state of flows with the programs of any uplink

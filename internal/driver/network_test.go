@@ -88,6 +88,35 @@ func TestRouteChanges(t *testing.T) {
 	p.exchange(t, "on the device")
 }
 
+// A program that sets a mark by which its packets are routed elsewhere goes
+// home, and is known by it from then on.
+func TestMarkRoutesAway(t *testing.T) {
+	const table, mark = 77, 7
+	r := newRig(t)
+	r.addSide()
+	p := r.connect(1, false)[0]
+	r.moved(r.offload(p.selector()), 1)
+	r.inHost(func() error {
+		rule := netlink.NewRule()
+		rule.Table, rule.Mark = table, mark
+		route, err := hostRoute(r.PeerIP4, sideHost)
+		if err != nil {
+			return err
+		}
+		route.Table = table
+		return errors.Join(netlink.RouteAdd(route), netlink.RuleAdd(rule))
+	})
+	p.exchange(t, "without the mark")
+	p.set(t, unix.SOL_SOCKET, unix.SO_MARK, mark)
+	r.kernelAgain(1, "route-changed")
+	if res := r.offload(p.selector()); reasons(res) != "no-uplink" || !strings.Contains(res.Refused[0].Detail, sideHost) {
+		t.Errorf("with the mark: %+v", res)
+	}
+	p.set(t, unix.SOL_SOCKET, unix.SO_MARK, 0)
+	eventually(t, "it can be moved again", func() bool { return len(r.offload(p.selector()).Moved) == 1 })
+	p.exchange(t, "on the device")
+}
+
 // The peer's link address changes: the device follows the neighbour table.
 func TestNeighbourChanges(t *testing.T) {
 	r := newRig(t)

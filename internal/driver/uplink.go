@@ -48,6 +48,8 @@ type uplink struct {
 
 	loosened mono.Time // when windows of sockets were last looked at
 
+	strayed chan<- struct{} // tells the driver of a socket whose route may be another now; has room for one
+
 	calls chan func()
 	ended chan struct{} // closed when the loop has ended
 

@@ -46,6 +46,10 @@ func (d *Driver) watch(ctx context.Context, changes <-chan kernel.Change) {
 			if refresh == nil {
 				refresh = time.After(settleTime)
 			}
+		case <-d.strayed:
+			if refresh == nil {
+				refresh = time.After(0)
+			}
 		case <-refresh:
 			refresh = nil
 			d.forgetRoutes() // one may have been cached in the middle of the burst
@@ -143,7 +147,7 @@ func (d *Driver) refreshPaths() {
 		u.call(func() { conns = u.kept() })
 		var moved []kept
 		for _, c := range conns {
-			route, err := d.routeTo(c.id, c.boundIf)
+			route, err := d.routeTo(c.id, c.way)
 			if err != nil {
 				continue // no route at all: the peer is as far from the kernel
 			}
@@ -162,16 +166,16 @@ func (d *Driver) refreshPaths() {
 
 // kept is what refreshPaths looks at.
 type kept struct {
-	id      flow.ID
-	boundIf uint32
-	path    handover.Path
-	away    bool
+	id   flow.ID
+	way  way
+	path handover.Path
+	away bool
 }
 
 func (u *uplink) kept() (all []kept) {
 	u.table.Each(func(c *handover.Conn) {
 		if c.Phase == handover.Owned {
-			all = append(all, kept{id: c.Flow, boundIf: c.State.BoundIf, path: c.Path})
+			all = append(all, kept{id: c.Flow, way: wayOf(c.Flow, &c.State), path: c.Path})
 		}
 	})
 	return all
@@ -263,6 +267,12 @@ func (u *uplink) refresh(c *handover.Conn, now *abi.KernelState) bool {
 	}
 	if bpf.Lent(now.CongestionControl) {
 		now.CongestionControl = c.State.CongestionControl
+	}
+	if wayOf(c.Flow, now) != wayOf(c.Flow, &c.State) {
+		select {
+		case u.strayed <- struct{}{}:
+		default: // it will look anyway
+		}
 	}
 	c.State = *now
 	u.describeAgain(c)
