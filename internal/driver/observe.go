@@ -78,14 +78,7 @@ func (o *observer) look(now mono.Time, at map[flow.ID]placed, want needs) ([]pol
 	for i := range measures {
 		o.meet(now, &measures[i])
 	}
-	for cookie, a := range o.known {
-		if a.turn != o.turn {
-			delete(o.known, cookie)
-			if o.flows[a.flow] == a { // not another one's by now
-				delete(o.flows, a.flow)
-			}
-		}
-	}
+	o.forget()
 	if want("process") || want("executable") {
 		o.findOwners(measures)
 	}
@@ -98,7 +91,7 @@ func (o *observer) look(now mono.Time, at map[flow.ID]placed, want needs) ([]pol
 		m, s := &measures[i], &o.seen[i]
 		s.Flow, s.Socket, s.Moving = m.Key.ID(), m.Cookie, false
 		o.facts(now, m, &s.Facts)
-		s.Facts.Local, s.Facts.Remote, s.Facts.Interface = s.Flow.Local, s.Flow.Remote, interfaces[m.Ifindex]
+		s.Facts.Interface = interfaces[m.Ifindex]
 		if want("cgroup") {
 			s.Facts.Cgroup = o.cgroups.Path(m.Cgroup)
 		}
@@ -108,6 +101,19 @@ func (o *observer) look(now mono.Time, at map[flow.ID]placed, want needs) ([]pol
 		}
 	}
 	return o.seen, nil
+}
+
+// forget lets go of connections that the last look has not seen.
+func (o *observer) forget() {
+	for cookie, a := range o.known {
+		if a.turn == o.turn {
+			continue
+		}
+		delete(o.known, cookie)
+		if o.flows[a.flow] == a { // not another one's by now
+			delete(o.flows, a.flow)
+		}
+	}
 }
 
 // meet brings what is remembered of a connection up to date.
@@ -140,7 +146,7 @@ func (o *observer) rate(id flow.ID) uint64 {
 func (o *observer) facts(now mono.Time, m *kernel.Measure, f *policy.Facts) {
 	a := o.known[m.Cookie]
 	*f = policy.Facts{
-		Process: a.owner.Comm, Executable: a.executable, UID: m.UID, NetNS: o.netns, Mark: m.Mark, DSCP: m.TOS >> 2,
+		Local: a.flow.Local, Remote: a.flow.Remote, Process: a.owner.Comm, Executable: a.executable, UID: m.UID, NetNS: o.netns, Mark: m.Mark, DSCP: m.TOS >> 2,
 		Congestion: text(m.CongestionControl), Place: InKernel, BytesSent: m.BytesAcked, BytesReceived: m.BytesReceived,
 		Rate: uint64(a.rate), RTT: time.Duration(m.SRTT) * time.Microsecond,
 		Retransmissions: portion(uint64(m.Retransmits), uint64(m.SegsOut)),

@@ -358,35 +358,8 @@ func (r *reader) duration(n ast.Node, what string, least time.Duration) time.Dur
 
 // condition compiles an expression, and says where in the file its flaws are.
 func (r *reader) condition(n ast.Node) *Condition {
-	var source string
-	place := func(f flaw) (line, column int) {
-		p := n.GetToken().Position
-		return p.Line, p.Column + f.column
-	}
-	switch n := n.(type) {
-	case *ast.BoolNode:
-		source = n.GetToken().Value
-	case *ast.StringNode:
-		if strings.Contains(strings.TrimSpace(n.Token.Origin), "\n") {
-			r.wrong(n.Token, "a condition of several lines is written as a block: when: |")
-			return nil
-		}
-		source = n.Value
-		if n.Token.Type == token.DoubleQuoteType || n.Token.Type == token.SingleQuoteType {
-			place = func(f flaw) (int, int) { return n.Token.Position.Line, n.Token.Position.Column + 1 + f.column }
-		}
-	case *ast.LiteralNode:
-		if strings.HasPrefix(n.Start.Value, ">") {
-			r.wrong(n.Start, "a condition of several lines is written as a block: when: |")
-			return nil
-		}
-		source = n.Value.Value
-		place = func(f flaw) (int, int) {
-			line := n.Start.Position.Line + f.line
-			return line, r.indent(n.Start.Position.Line+1) + 1 + f.column
-		}
-	default:
-		r.wrong(n.GetToken(), "when is %s and must be a condition", kind(n))
+	source, place, ok := r.expression(n)
+	if !ok {
 		return nil
 	}
 	if r.env == nil {
@@ -403,6 +376,36 @@ func (r *reader) condition(n ast.Node) *Condition {
 		r.at(line, column, "%s", f.message)
 	}
 	return c
+}
+
+// expression is the text of a condition, with where in the file a flaw in it
+// is.
+func (r *reader) expression(n ast.Node) (source string, place func(flaw) (line, column int), ok bool) {
+	first := n.GetToken().Position
+	inLine := func(f flaw) (int, int) { return first.Line, first.Column + f.column }
+	inBlock := func(f flaw) (int, int) { return first.Line + f.line, r.indent(first.Line+1) + 1 + f.column }
+	const asBlock = "a condition of several lines is written as a block: when: |"
+	switch n := n.(type) {
+	case *ast.BoolNode:
+		return n.GetToken().Value, inLine, true
+	case *ast.LiteralNode:
+		if strings.HasPrefix(n.Start.Value, ">") {
+			r.wrong(n.Start, asBlock)
+			return "", nil, false
+		}
+		return n.Value.Value, inBlock, true
+	case *ast.StringNode:
+		if strings.Contains(strings.TrimSpace(n.Token.Origin), "\n") {
+			r.wrong(n.Token, asBlock)
+			return "", nil, false
+		}
+		if quoted := n.Token.Type == token.DoubleQuoteType || n.Token.Type == token.SingleQuoteType; quoted {
+			inLine = func(f flaw) (int, int) { return first.Line, first.Column + 1 + f.column }
+		}
+		return n.Value, inLine, true
+	}
+	r.wrong(n.GetToken(), "when is %s and must be a condition", kind(n))
+	return "", nil, false
 }
 
 // indent is the number of spaces that the first line with anything on it, from
