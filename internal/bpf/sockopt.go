@@ -17,14 +17,17 @@ import (
 )
 
 // Options are the programs that serve getsockopt and setsockopt: TCP_INFO of
-// connections that a device has, and TOEHOLD_OFFLOAD. They see the sockets of
+// connections that a device has, and TOEHOLD_OFFLOAD; and that judge new
+// connections by a policy. They see the sockets of
 // all processes, and answer for those of one network namespace. With each
 // socket that was ever named to them they keep a seat, for as long as it lives.
 type Options struct {
 	objects sockoptObjects
+	root    *os.File // of cgroup v2
 	links   []link.Link
+	judge   link.Link // while there is a policy
 	wakes   *ringbuf.Reader
-	mu      sync.Mutex // of orders
+	mu      sync.Mutex // of orders and judge
 	orders  *orders
 }
 
@@ -64,6 +67,8 @@ type order struct {
 	counted                              abi.HWID
 	retransmits, bytesResent, gapsBefore uint64
 	reason                               [len(abi.SocketOffload{}.Reason)]byte
+	verdict, rule                        uint16
+	_                                    [4]byte
 }
 
 type orders struct {
@@ -126,19 +131,50 @@ func netnsCookie() (uint64, error) {
 }
 
 func (o *Options) attach() error {
-	root, err := cgroupRoot()
-	if err != nil {
+	var err error
+	if o.root, err = cgroupRoot(); err != nil {
 		return err
 	}
-	defer root.Close()
 	for at, p := range map[ebpf.AttachType]*ebpf.Program{ebpf.AttachCGroupGetsockopt: o.objects.Tell, ebpf.AttachCGroupSetsockopt: o.objects.Ask} {
-		l, err := link.AttachCgroup(link.CgroupOptions{Path: fmt.Sprintf("/proc/self/fd/%d", root.Fd()), Attach: at, Program: p})
+		l, err := o.at(at, p)
 		if err != nil {
-			return Missing("BPF programs for socket options at a cgroup", "5.7", err)
+			return err
 		}
 		o.links = append(o.links, l)
 	}
 	return nil
+}
+
+func (o *Options) at(where ebpf.AttachType, p *ebpf.Program) (link.Link, error) {
+	l, err := link.AttachCgroup(link.CgroupOptions{Path: fmt.Sprintf("/proc/self/fd/%d", o.root.Fd()), Attach: where, Program: p})
+	return l, Missing("BPF programs for sockets at a cgroup", "5.7", err)
+}
+
+// SetPolicy has connections judged by a table when they are established. An
+// empty one ends that. Those that are established while the table is
+// exchanged are not judged, so are the driver's to look at.
+func (o *Options) SetPolicy(t *abi.PolicyTable) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.root == nil {
+		return os.ErrClosed
+	}
+	if o.judge != nil {
+		if err := o.judge.Close(); err != nil {
+			return fmt.Errorf("detach the policy: %w", err)
+		}
+		o.judge = nil
+	}
+	if t.Count == 0 {
+		return nil
+	}
+	octets := unsafe.Slice((*byte)(unsafe.Pointer(t)), unsafe.Sizeof(*t))
+	if err := o.objects.Policies.Put(uint32(0), octets); err != nil {
+		return fmt.Errorf("policy for the kernel: %w", err)
+	}
+	var err error
+	o.judge, err = o.at(ebpf.AttachCGroupSockOps, o.objects.Established)
+	return err
 }
 
 // cgroupRoot opens the root of cgroup v2, as this process's cgroup namespace
@@ -179,22 +215,30 @@ func (o *Options) Forbid(yes bool) error {
 	return o.objects.Forbidden.Set(value)
 }
 
-// Write carries out orders, and returns what the sockets' programs wish. A
-// flow without socket is passed over. It may be called by several goroutines.
-func (o *Options) Write(list []Order) ([]abi.Wish, error) {
-	wishes := make([]abi.Wish, 0, len(list))
+// A Seat is what is written in one that the driver has not written there.
+type Seat struct {
+	Wish    abi.Wish    // of the socket's program
+	Verdict abi.Verdict // of the policy when the connection was established, 0: later, or there was none
+	Rule    uint16      // that the verdict is of
+}
+
+// Write carries out orders, and returns the seats. A flow without socket, or
+// whose socket has none, has a zero Seat. It may be called by several
+// goroutines.
+func (o *Options) Write(list []Order) ([]Seat, error) {
+	seats := make([]Seat, 0, len(list))
 	for len(list) > 0 {
 		n := min(len(list), maxOrders)
 		var err error
-		if wishes, err = o.write(list[:n], wishes); err != nil {
+		if seats, err = o.write(list[:n], seats); err != nil {
 			return nil, fmt.Errorf("write %d seats: %w", n, Missing("socket lookup in a test run", "5.17", err))
 		}
 		list = list[n:]
 	}
-	return wishes, nil
+	return seats, nil
 }
 
-func (o *Options) write(list []Order, wishes []abi.Wish) ([]abi.Wish, error) {
+func (o *Options) write(list []Order, seats []Seat) ([]Seat, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.orders == nil {
@@ -211,9 +255,10 @@ func (o *Options) write(list []Order, wishes []abi.Wish) ([]abi.Wish, error) {
 		return nil, errors.New("the program did not run to its end")
 	}
 	for i := range list {
-		wishes = append(wishes, o.orders.order[i].wish)
+		r := &o.orders.order[i]
+		seats = append(seats, Seat{r.wish, abi.Verdict(r.verdict), r.rule})
 	}
-	return wishes, nil
+	return seats, nil
 }
 
 func (r *order) take(from *Order) {
@@ -225,11 +270,12 @@ func (r *order) take(from *Order) {
 	}
 }
 
-// A Wake is a program's wish that the driver has to do something about.
+// A Wake is a wish of a program, or a verdict of the policy, that the driver
+// has to do something about.
 type Wake struct {
-	Flow flow.Key
-	Wish abi.Wish
-	_    uint32
+	Flow    flow.Key
+	Wish    abi.Wish
+	Verdict uint32 // abi.Verdict of the policy, 0: it is the program that wishes
 }
 
 // Wakes waits for wishes and appends them to list. After Close the error is
@@ -264,6 +310,12 @@ func (o *Options) Close() error {
 	if o.orders != nil {
 		errs = append(errs, unix.MunmapPtr(unsafe.Pointer(o.orders), uintptr(pages(unsafe.Sizeof(orders{})))))
 	}
-	o.links, o.orders = nil, nil
+	if o.judge != nil {
+		errs = append(errs, o.judge.Close())
+	}
+	if o.root != nil {
+		errs = append(errs, o.root.Close())
+	}
+	o.links, o.orders, o.judge, o.root = nil, nil, nil, nil
 	return errors.Join(append(errs, o.objects.Close())...)
 }

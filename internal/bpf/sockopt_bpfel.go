@@ -16,16 +16,18 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	sockoptMapOrders    = "orders"
-	sockoptMapSeats     = "seats"
-	sockoptMapTables    = "tables"
-	sockoptMapWakes     = "wakes"
-	sockoptProgAsk      = "ask"
-	sockoptProgTell     = "tell"
-	sockoptProgUsher    = "usher"
-	sockoptVarDescribed = "described"
-	sockoptVarForbidden = "forbidden"
-	sockoptVarNetns     = "netns"
+	sockoptMapOrders       = "orders"
+	sockoptMapPolicies     = "policies"
+	sockoptMapSeats        = "seats"
+	sockoptMapTables       = "tables"
+	sockoptMapWakes        = "wakes"
+	sockoptProgAsk         = "ask"
+	sockoptProgEstablished = "established"
+	sockoptProgTell        = "tell"
+	sockoptProgUsher       = "usher"
+	sockoptVarDescribed    = "described"
+	sockoptVarForbidden    = "forbidden"
+	sockoptVarNetns        = "netns"
 )
 
 // loadSockopt returns the embedded CollectionSpec for sockopt.
@@ -70,19 +72,21 @@ type sockoptSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockoptProgramSpecs struct {
-	Ask   *ebpf.ProgramSpec `ebpf:"ask"`
-	Tell  *ebpf.ProgramSpec `ebpf:"tell"`
-	Usher *ebpf.ProgramSpec `ebpf:"usher"`
+	Ask         *ebpf.ProgramSpec `ebpf:"ask"`
+	Established *ebpf.ProgramSpec `ebpf:"established"`
+	Tell        *ebpf.ProgramSpec `ebpf:"tell"`
+	Usher       *ebpf.ProgramSpec `ebpf:"usher"`
 }
 
 // sockoptMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockoptMapSpecs struct {
-	Orders *ebpf.MapSpec `ebpf:"orders"`
-	Seats  *ebpf.MapSpec `ebpf:"seats"`
-	Tables *ebpf.MapSpec `ebpf:"tables"`
-	Wakes  *ebpf.MapSpec `ebpf:"wakes"`
+	Orders   *ebpf.MapSpec `ebpf:"orders"`
+	Policies *ebpf.MapSpec `ebpf:"policies"`
+	Seats    *ebpf.MapSpec `ebpf:"seats"`
+	Tables   *ebpf.MapSpec `ebpf:"tables"`
+	Wakes    *ebpf.MapSpec `ebpf:"wakes"`
 }
 
 // sockoptVariableSpecs contains global variables before they are loaded into the kernel.
@@ -114,15 +118,17 @@ func (o *sockoptObjects) Close() error {
 //
 // It can be passed to loadSockoptObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockoptMaps struct {
-	Orders *ebpf.Map `ebpf:"orders"`
-	Seats  *ebpf.Map `ebpf:"seats"`
-	Tables *ebpf.Map `ebpf:"tables"`
-	Wakes  *ebpf.Map `ebpf:"wakes"`
+	Orders   *ebpf.Map `ebpf:"orders"`
+	Policies *ebpf.Map `ebpf:"policies"`
+	Seats    *ebpf.Map `ebpf:"seats"`
+	Tables   *ebpf.Map `ebpf:"tables"`
+	Wakes    *ebpf.Map `ebpf:"wakes"`
 }
 
 func (m *sockoptMaps) Close() error {
 	return _SockoptClose(
 		m.Orders,
+		m.Policies,
 		m.Seats,
 		m.Tables,
 		m.Wakes,
@@ -142,14 +148,16 @@ type sockoptVariables struct {
 //
 // It can be passed to loadSockoptObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockoptPrograms struct {
-	Ask   *ebpf.Program `ebpf:"ask"`
-	Tell  *ebpf.Program `ebpf:"tell"`
-	Usher *ebpf.Program `ebpf:"usher"`
+	Ask         *ebpf.Program `ebpf:"ask"`
+	Established *ebpf.Program `ebpf:"established"`
+	Tell        *ebpf.Program `ebpf:"tell"`
+	Usher       *ebpf.Program `ebpf:"usher"`
 }
 
 func (p *sockoptPrograms) Close() error {
 	return _SockoptClose(
 		p.Ask,
+		p.Established,
 		p.Tell,
 		p.Usher,
 	)

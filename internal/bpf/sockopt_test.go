@@ -98,12 +98,18 @@ func (e *seated) must(err error) {
 func (e *seated) order(o Order) abi.Wish {
 	e.t.Helper()
 	o.Flow, o.Table = e.key, 1
-	var wishes []abi.Wish
+	return e.seat(o).Wish
+}
+
+func (e *seated) seat(o Order) Seat {
+	e.t.Helper()
+	o.Flow = e.key
+	var seats []Seat
 	e.must(e.Host.Do(func() (err error) {
-		wishes, err = e.options.Write([]Order{o})
+		seats, err = e.options.Write([]Order{o})
 		return err
 	}))
-	return wishes[0]
+	return seats[0]
 }
 
 func (e *seated) info(c net.Conn) (info unix.TCPInfo) {
@@ -385,9 +391,9 @@ func TestOrdersWithoutSocket(t *testing.T) {
 	list[599].Flow = e.key
 	e.must(setWish(t, e.s, abi.WishNever))
 	e.must(e.Host.Do(func() error {
-		wishes, err := e.options.Write(list)
-		if err == nil && (len(wishes) != len(list) || wishes[599] != abi.WishNever || wishes[0] != abi.WishAuto) {
-			t.Errorf("%d wishes: %v", len(wishes), wishes)
+		seats, err := e.options.Write(list)
+		if err == nil && (len(seats) != len(list) || seats[599].Wish != abi.WishNever || seats[0] != Seat{}) {
+			t.Errorf("%d seats: %v", len(seats), seats)
 		}
 		return err
 	}))

@@ -211,10 +211,10 @@ func (d *Driver) OffloadFlows(ctx context.Context, ids []flow.ID, o Options) (Re
 	}
 	var refused []Refusal
 	cands := make(map[*uplink][]candidate, len(d.uplinks))
-	wishes := d.seats.wishes(keys)
+	seats := d.seats.of(keys)
 	for i, id := range ids {
 		r := d.rule(id, &states[i])
-		if wishes[i] == abi.WishNever {
+		if seats[i].Wish == abi.WishNever {
 			r = no(abi.ProgramForbids, "")
 		}
 		if r.uplink != nil && o.device != "" && r.uplink.name != o.device {

@@ -50,21 +50,21 @@ func (s *seats) table(slot int, set *bpf.Set) {
 	}
 }
 
-// write carries out orders and returns the wishes of the sockets' programs.
-func (s *seats) write(list []bpf.Order) []abi.Wish {
+// write carries out orders and returns the seats.
+func (s *seats) write(list []bpf.Order) []bpf.Seat {
 	if s == nil || s.options == nil || len(list) == 0 {
-		return make([]abi.Wish, len(list))
+		return make([]bpf.Seat, len(list))
 	}
-	wishes, err := s.options.Write(list)
+	seats, err := s.options.Write(list)
 	if err != nil {
 		s.log.Warn("programs are not told where their connections are", "connections", len(list), "err", err)
-		return make([]abi.Wish, len(list))
+		return make([]bpf.Seat, len(list))
 	}
-	return wishes
+	return seats
 }
 
-// wishes reads what the programs of flows wish.
-func (s *seats) wishes(keys []flow.Key) []abi.Wish {
+// of reads the seats of flows.
+func (s *seats) of(keys []flow.Key) []bpf.Seat {
 	list := make([]bpf.Order, len(keys))
 	for i, k := range keys {
 		list[i].Flow = k
@@ -111,8 +111,8 @@ func (u *uplink) arrived(outcomes []handover.Outcome) (home []flow.ID) {
 		}
 		list = append(list, order)
 	}
-	for i, wish := range u.seats.write(list) {
-		if wish == abi.WishNever && list[i].Place == abi.SeatDevice {
+	for i, seat := range u.seats.write(list) {
+		if seat.Wish == abi.WishNever && list[i].Place == abi.SeatDevice {
 			home = append(home, list[i].Flow.ID())
 		}
 	}
@@ -150,8 +150,8 @@ func (s *seats) grant(ctx context.Context, d *Driver, list []bpf.Wake) {
 		orders[i] = bpf.Order{Flow: list[i].Flow, Set: bpf.SetHeard}
 	}
 	var now, never []flow.ID
-	for i, wish := range s.write(orders) {
-		switch wish {
+	for i, seat := range s.write(orders) {
+		switch seat.Wish {
 		case abi.WishNow:
 			now = append(now, list[i].Flow.ID())
 		case abi.WishNever:

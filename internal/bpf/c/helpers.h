@@ -49,6 +49,16 @@ struct bpf_sockopt {
 	s32 level, optname, optlen, retval;
 };
 
+struct bpf_sock_ops {
+	u32 op;
+	u32 : 32; /* and more that is not looked at */
+	u8 more[176];
+	union {
+		struct bpf_sock *sk;
+		u64 : 64;
+	};
+};
+
 struct bpf_spin_lock {
 	u32 val;
 };

@@ -73,8 +73,13 @@ struct netns_ipv4 {
 	int sysctl_tcp_wmem[3];
 };
 
+struct ns_common {
+	u32 inum;
+};
+
 struct net {
 	u64 net_cookie;
+	struct ns_common ns;
 	struct netns_ipv4 ipv4;
 };
 

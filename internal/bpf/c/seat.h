@@ -29,7 +29,8 @@ struct seat {
 	u32 table;	    /* of the device: index in tables */
 	u64 hwid;	    /* 0: in the kernel */
 	u32 place, wish;
-	u32 asked, zero;    /* the driver was woken and has not looked yet */
+	u32 asked;	    /* the driver was woken and has not looked yet */
+	u16 verdict, rule;  /* of the policy, when it was established; 0: none */
 	u8 reason[40];	    /* of the last move or refusal */
 	u64 counted;	    /* hardware id that last is of */
 	struct counts last; /* of the last time on a device */

@@ -7,9 +7,12 @@
  *                    the device knows of the path
  *   TOEHOLD_OFFLOAD  where the connection is; never, auto or now
  *
+ * And what the policy comes to for connections that are established.
+ *
  * A seat is kept with the socket. The driver writes it by test runs of
  * usher, which finds the socket of a flow.
  */
+#include "judge.h"
 #include "key.h"
 #include "lookup.h"
 #include "seat.h"
@@ -50,7 +53,7 @@ struct {
 
 struct wake {
 	struct flow_key key;
-	u32 wish, zero;
+	u32 wish, verdict; /* of the program, of the policy; 0: none */
 };
 
 /* What getsockopt(TOEHOLD_OFFLOAD) gives. */
@@ -197,9 +200,10 @@ static ALWAYS_INLINE void key_of_sk(struct bpf_sock *sk, struct flow_key *k)
 }
 
 /* Wakes the driver, once until it has looked. */
-static ALWAYS_INLINE int wake(struct bpf_sock *sk, struct seat *s, u32 wish)
+static ALWAYS_INLINE int wake(struct bpf_sock *sk, struct seat *s, u32 wish,
+			      u32 verdict)
 {
-	struct wake w = { .wish = wish };
+	struct wake w = { .wish = wish, .verdict = verdict };
 	int woken;
 
 	bpf_spin_lock(&s->lock);
@@ -239,7 +243,7 @@ static ALWAYS_INLINE int take_wish(struct bpf_sockopt *ctx, int len)
 	if (wish == WISH_AUTO ||
 	    (wish == WISH_NEVER && s->place == SEAT_KERNEL))
 		return 0;
-	return wake(ctx->sk, s, wish);
+	return wake(ctx->sk, s, wish, 0);
 }
 
 /* The kernel does not see what was for us (optlen -1). */
@@ -258,6 +262,47 @@ int ask(struct bpf_sockopt *ctx)
 	return 0;
 }
 
+enum {
+	ACTIVE_ESTABLISHED = 4, /* BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB */
+	PASSIVE_ESTABLISHED = 5,
+};
+
+/* Judges a connection that has just been established, without a way to the
+ * driver and back: it is woken only for those that are to move now. */
+SEC("sockops")
+int established(struct bpf_sock_ops *ctx)
+{
+	struct policy_facts facts = {};
+	struct judging j = { .facts = &facts };
+	struct tcp_sock *tp;
+	struct bpf_sock *sk;
+	struct seat *s;
+	u32 zero = 0;
+
+	if (ctx->op != ACTIVE_ESTABLISHED && ctx->op != PASSIVE_ESTABLISHED)
+		return 1;
+	sk = ctx->sk;
+	j.table = bpf_map_lookup_elem(&policies, &zero);
+	if (!sk || !j.table)
+		return 1;
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (!tp || ((struct sock *)tp)->__sk_common.skc_net.net->net_cookie !=
+			   netns)
+		return 1;
+	read_facts(tp, &facts);
+	judge(&j);
+	if (j.verdict == VERDICT_LATER)
+		return 1;
+	s = bpf_sk_storage_get(&seats, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!s)
+		return 1;
+	s->verdict = j.verdict;
+	s->rule = j.rule;
+	if (j.verdict == VERDICT_NOW)
+		wake(sk, s, WISH_AUTO, VERDICT_NOW);
+	return 1;
+}
+
 enum { USHERED = 256 };
 
 enum { /* order.set: what of the seat to write */
@@ -267,7 +312,8 @@ enum { /* order.set: what of the seat to write */
 	SET_HEARD = 1 << 3, /* the driver has heard the program's wish */
 };
 
-/* A flow, and what to write into its socket's seat. wish is the answer. */
+/* A flow, and what to write into its socket's seat. wish, verdict and rule are
+ * the answer. */
 struct order {
 	struct flow_key key;
 	u32 set, table;
@@ -276,6 +322,8 @@ struct order {
 	u64 counted;
 	struct counts counts;
 	u8 reason[40];
+	u16 verdict, rule;
+	u8 zero[4];
 };
 
 struct orders {
@@ -312,6 +360,8 @@ static ALWAYS_INLINE void carry_out(struct seat *s, struct order *o)
 	if (set & SET_REASON)
 		__builtin_memcpy(s->reason, o->reason, sizeof(s->reason));
 	o->wish = s->wish;
+	o->verdict = s->verdict;
+	o->rule = s->rule;
 }
 
 struct context {
