@@ -19,6 +19,9 @@ import (
 // Times of policing.
 const (
 	lookEvery = time.Second
+	// Interfaces and cgroups that a policy names come and go: the kernel's
+	// part of it is made anew.
+	tableEvery = 10 * time.Second
 	idleEvery = 10 * time.Second // without a policy: ages and rates are known when one comes
 )
 
@@ -60,7 +63,11 @@ func (p *policing) start() {
 func (p *policing) run(ctx context.Context) {
 	var moves sync.WaitGroup
 	defer moves.Wait()
-	for {
+	for tabled := mono.Now(); ; {
+		if now := mono.Now(); now.Sub(tabled) >= tableEvery {
+			p.driver.seats.judge(p.driver.PolicyTable())
+			tabled = now
+		}
 		for _, g := range p.turn() {
 			moves.Go(func() { p.carryOut(ctx, &g) })
 		}
@@ -198,6 +205,12 @@ func (p *policing) apply(new *policy.Policy) {
 	p.applied, p.serial = time.Now(), p.serial+1
 	p.mu.Unlock()
 	p.driver.journal.Add(Event{Kind: EventPolicyApplied, Detail: fmt.Sprintf("%s: %d rules", new.Name, len(new.Rules))})
+	p.driver.seats.judge(p.driver.PolicyTable())
+	p.nudge()
+}
+
+// nudge has the loop look at once.
+func (p *policing) nudge() {
 	select {
 	case p.kick <- struct{}{}:
 	default: // it is about to look anyway

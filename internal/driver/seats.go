@@ -2,8 +2,12 @@ package driver
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"os"
+	"slices"
 	"sync"
+	"time"
 
 	"toehold/internal/abi"
 	"toehold/internal/bpf"
@@ -19,6 +23,10 @@ type seats struct {
 	log     *slog.Logger
 	ended   chan struct{}  // closed when wishes are not heard any more
 	moves   sync.WaitGroup // that programs asked for
+
+	mu            sync.Mutex
+	rules         *abi.PolicyTable // that new connections are judged by, nil: none
+	resting, more bool             // the policy has just looked; and has been asked to again
 }
 
 // mostHeeded bounds the requests that are made for programs at a time; others
@@ -150,6 +158,9 @@ func (s *seats) grant(ctx context.Context, d *Driver, list []bpf.Wake) {
 		orders[i] = bpf.Order{Flow: list[i].Flow, Set: bpf.SetHeard}
 	}
 	var now, never []flow.ID
+	if slices.ContainsFunc(list, func(w bpf.Wake) bool { return abi.Verdict(w.Verdict) == abi.VerdictNow }) {
+		s.nudge(d.policing)
+	}
 	for i, seat := range s.write(orders) {
 		switch seat.Wish {
 		case abi.WishNow:
@@ -167,6 +178,49 @@ func (s *seats) grant(ctx context.Context, d *Driver, list []bpf.Wake) {
 	if len(never) > 0 {
 		_, err := d.uploadFlows(ctx, never, cause{reason: abi.ProgramForbids})
 		s.say("upload", err)
+	}
+}
+
+// restAfter is the time between two looks of the policy at all connections that
+// new ones cause, however many there are.
+const restAfter = 50 * time.Millisecond
+
+// nudge has the policy look, for connections that are to move now.
+func (s *seats) nudge(p *policing) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.resting {
+		s.more = true
+		return
+	}
+	s.resting, s.more = true, false
+	p.nudge()
+	time.AfterFunc(restAfter, func() { s.rested(p) })
+}
+
+func (s *seats) rested(p *policing) {
+	s.mu.Lock()
+	more := s.more
+	s.resting = false
+	s.mu.Unlock()
+	if more {
+		s.nudge(p)
+	}
+}
+
+// judge has new connections judged by a policy where they are established.
+func (s *seats) judge(t *abi.PolicyTable) {
+	if s == nil || s.options == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.rules != nil && *s.rules == *t {
+		return
+	}
+	s.rules = t
+	if err := s.options.SetPolicy(t); err != nil && !errors.Is(err, os.ErrClosed) {
+		s.log.Warn("the policy looks at new connections with the others only", "err", err)
 	}
 }
 

@@ -242,3 +242,20 @@ func TestOptionForbidden(t *testing.T) {
 	eventually(t, "the option is gone", func() bool { return errors.Is(wish(t, p.host, abi.WishAuto), unix.ENOPROTOOPT) })
 	p.exchange(t, "without a daemon")
 }
+
+// A rule that needs no more than what is known when a connection is
+// established is carried out for new ones at once.
+func TestPolicyAtEstablishment(t *testing.T) {
+	r := newRig(t)
+	_, err := r.client.ApplyPolicy(ctx, "at-once", []byte("rules:\n- name: at-once\n  when: remote.within(\"10.0.0.0/8\")\n  action: offload\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		since := time.Now()
+		p := r.connect(1, false)[0]
+		r.programTold(p, abi.SeatDevice, "policy")
+		t.Logf("on the device after %v", time.Since(since))
+		p.exchange(t, "on the device")
+	}
+}
