@@ -260,4 +260,3 @@ func TestJudgeOfCgroup(t *testing.T) {
 		t.Errorf("the process: %+v", got)
 	}
 }
-

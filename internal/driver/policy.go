@@ -22,7 +22,7 @@ const (
 	// Interfaces and cgroups that a policy names come and go: the kernel's
 	// part of it is made anew.
 	tableEvery = 10 * time.Second
-	idleEvery = 10 * time.Second // without a policy: ages and rates are known when one comes
+	idleEvery  = 10 * time.Second // without a policy: ages and rates are known when one comes
 )
 
 // A policing carries out a policy: it looks at all connections once a second,
