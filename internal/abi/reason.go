@@ -53,6 +53,10 @@ const (
 	Loss
 	Reordering
 	SmallIO
+	DeviceCPU
+	DeviceSegments
+	ProtocolFeature
+	RecoveryTimeout
 	reasons
 )
 
@@ -100,17 +104,21 @@ var reasonTexts = [reasons][2]string{
 	PrefixQuota:       {"prefix-quota", "the device has as many connections with the peer's prefix as `toehold daemon --per-prefix` allows, none much less useful"},
 	UserQuota:         {"user-quota", "the device has as many connections of the socket's user as `toehold daemon --per-user` allows, none much less useful"},
 	Displaced:         {"displaced", "the connection made room on a full device for a more useful one"},
-	Idle:              {"idle", "the connection carried nothing for the time that the device keeps idle ones"},
-	Loss:              {"loss", "the device had to send more of the connection's segments again than it puts up with"},
-	Reordering:        {"reordering", "more of the peer's segments came out of order than the device puts up with"},
+	Idle:              {"idle", "the connection carried nothing for the time that idle ones are kept on the device"},
+	Loss:              {"loss", "more of what the connection sent had to be sent again than is put up with on the device"},
+	Reordering:        {"reordering", "more of the peer's segments came out of order than is put up with on the device"},
 	SmallIO:           {"small-io", "the connection's segments carry so little that the device gains nothing"},
+	DeviceCPU:         {"device-cpu", "the device's loop has no time left: it uses as much of a processor as `toehold daemon --max-busy` allows"},
+	DeviceSegments:    {"device-segments", "the device handles as many segments a second as `toehold daemon --max-segments` allows"},
+	ProtocolFeature:   {"protocol-feature", "the connection uses a protocol feature that the device does not have, or is to leave to the kernel (`toehold daemon --without`)"},
+	RecoveryTimeout:   {"recovery-timeout", "the peer has not answered retransmissions for long (RFC 1122, section 4.2.3.5: R2); the kernel decides what becomes of the connection"},
 }
 
 // Lasting says that a refusal for this reason will be repeated as long as the
 // connection lives.
 func (r Reason) Lasting() bool {
 	switch r {
-	case TCPMD5, TCPAO, MPTCP, ULP, ECN, IPOptions:
+	case TCPMD5, TCPAO, MPTCP, ULP, ECN, IPOptions, ProtocolFeature:
 		return true
 	}
 	return false

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"toehold/internal/abi"
+	"toehold/internal/admission"
 	"toehold/internal/control"
 	"toehold/internal/device"
 	"toehold/internal/driver"
@@ -50,6 +51,7 @@ func daemonCommand(env *Env) *cobra.Command {
 		Args: noArgs,
 	}
 	var o DaemonOptions
+	o.RefuseWhen = admission.DefaultRefusals
 	cmd.Flags().StringSliceVar(&o.Uplinks, "uplink", nil, "interfaces that offloaded connections leave by")
 	cmd.Flags().StringVar(&o.Group, "group", "", "group that may use the control socket, besides root")
 	cmd.Flags().StringVar(&o.Listen, "listen", "", "[ADDR]:PORT to serve metrics on by HTTP, to anybody who can reach it; nothing can be changed there")
@@ -61,6 +63,8 @@ func daemonCommand(env *Env) *cobra.Command {
 	cmd.Flags().StringVar(&o.PolicyFile, "policy", "", "file of rules by which connections move by themselves, or the word default; SIGHUP reads it again")
 	cmd.Flags().BoolVar(&o.ForbidOption, "forbid-socket-option", false, "programs that set the socket option TOEHOLD_OFFLOAD get EPERM")
 	limitFlags(cmd, &o.Limits)
+	capabilityFlags(cmd, &o.Capability)
+	cmd.Flags().Var(&o.RefuseWhen, "refuse-when", "what a connection that the policy wants on a device is refused for when the kernel has measured so much of it lately: loss, reordering, small-io and idle; empty: for none")
 	level := cmd.Flags().String("log-level", "info", "debug, info, warn or error")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		o.Socket = env.socketOf(cmd)
@@ -93,8 +97,8 @@ func (o *DaemonOptions) check(level string, listen bool) error {
 	case o.StaleAfter < 20*time.Millisecond || o.StaleAfter > time.Minute:
 		return usage("stale-after %v is not from 20ms to 1m", o.StaleAfter)
 	}
-	if err := o.Limits.Check(); err != nil {
-		return usage("%w", err)
+	if err := checkLimits(&o.Limits, &o.Capability); err != nil {
+		return err
 	}
 	if err := checkReturns(&o.Returns); err != nil || !listen {
 		return err
@@ -286,12 +290,16 @@ func deviceCommand(env *Env) *cobra.Command {
 	cmd.Flags().Uint32Var(&c.Generations.First, "first-generation", 1, "first generation in hardware ids")
 	cmd.Flags().Uint32Var(&c.Generations.Step, "generation-step", 1, "distance of the generations")
 	addReturns(cmd, &c.Returns)
+	capabilityFlags(cmd, &c.Capability)
 	cmd.Flags().BoolVar(&c.MTUProbing, "mtu-probing", false, "find out what paths carry that drop large segments")
 	level := cmd.Flags().String("log-level", "info", "debug, info, warn or error")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		var l slog.Level
 		if err := l.UnmarshalText([]byte(*level)); err != nil {
 			return usage("log level %q is none of debug, info, warn and error", *level)
+		}
+		if err := c.Capability.Check(); err != nil {
+			return usage("%w", err)
 		}
 		if c.LinkHeader != 0 && c.LinkHeader != 14 {
 			return usage("link header of %d octets is neither 14 nor 0", c.LinkHeader)

@@ -101,6 +101,8 @@ func (d *Device) admissible(o *abi.Offer) abi.Reason {
 	switch {
 	case o.Key.ID() == flow.ID{} || o.MSS == 0 || o.MSS > tcb.MaxMSS:
 		return abi.InternalError
+	case d.capability.Lacks(o):
+		return abi.ProtocolFeature
 	case o.CongestionControl != [16]byte{} && !tcp.Supports(nameOf(o.CongestionControl)):
 		return abi.CongestionControl
 	case d.flows[o.Key] != nil:
@@ -110,7 +112,7 @@ func (d *Device) admissible(o *abi.Offer) abi.Reason {
 	case d.pool.Used() > d.pool.Limit()/8*7:
 		return abi.DeviceMemory
 	}
-	return abi.None
+	return d.hasTime()
 }
 
 // wantOwned begins to own c: at once, or when all that is unacknowledged has

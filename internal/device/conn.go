@@ -51,6 +51,7 @@ type conn struct {
 	left            windows     // of the engine that was there last
 	published       mono.Time   // when the private state in the block was so, 0: there is none
 	rate            deliveryRate
+	silence         deadlock
 
 	timer timer
 	dirty bool // in the device's list of those with something to send

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"toehold/internal/abi"
+	"toehold/internal/admission"
 	"toehold/internal/flow"
 	"toehold/internal/frame"
 	"toehold/internal/mono"
@@ -38,21 +39,23 @@ type Device struct {
 	free  []uint32 // indices of unused slots
 	wheel wheel
 
-	dirty     []*conn // connections with something to send or to publish
-	releasing []release
-	received  [2][]port.Received
-	out       wire.Out
-	header    [wire.MaxHeaders]byte
-	whole     [1]frame.Span // a frame that is passed on
-	rest      tcb.Snapshot  // scratch
-	answers   map[answerKey][]abi.Answer
-	message   []byte
-	stats     Stats
-	traffic   abi.Traffic // of all connections that there were
-	returns   abi.Returns
-	period    mono.Time // when it began, in which all connections are judged,
-	reviewed  int       // slots before this one have been
-	relieved  mono.Time // when a connection was last sent home for its memory
+	dirty      []*conn // connections with something to send or to publish
+	releasing  []release
+	received   [2][]port.Received
+	out        wire.Out
+	header     [wire.MaxHeaders]byte
+	whole      [1]frame.Span // a frame that is passed on
+	rest       tcb.Snapshot  // scratch
+	answers    map[answerKey][]abi.Answer
+	message    []byte
+	stats      Stats
+	traffic    abi.Traffic // of all connections that there were
+	returns    abi.Returns
+	period     mono.Time // when it began, in which all connections are judged,
+	reviewed   int       // slots before this one have been
+	capability admission.Capability
+	gates      gates
+	relieved   mono.Time // when a connection was last sent home for its memory
 }
 
 // Stats count what the device did.
@@ -98,6 +101,7 @@ type Parts struct {
 	Generations  abi.Generations
 	MTUProbing   bool // as tcp.Options
 	Returns      abi.Returns
+	Capability   admission.Capability
 }
 
 // New makes a device with an empty table.
@@ -108,7 +112,9 @@ func New(now mono.Time, p Parts) *Device {
 		flows: make(map[flow.Key]*conn),
 		slots: make([]slot, len(p.Blocks)),
 		step:  max(p.Generations.Step, 1), mtuProbing: p.MTUProbing, returns: p.Returns,
-		answers: make(map[answerKey][]abi.Answer),
+		answers:    make(map[answerKey][]abi.Answer),
+		capability: p.Capability,
+		gates:      gates{busy: admission.Gate{Limit: float64(p.Capability.Busy)}, segments: admission.Gate{Limit: float64(p.Capability.Segments)}},
 	}
 	for i := len(p.Blocks) - 1; i >= 0; i-- {
 		d.free = append(d.free, uint32(i))
@@ -322,8 +328,14 @@ func (d *Device) expired(now mono.Time, c *conn) {
 		d.wheel.set(&c.timer, at)
 		return
 	}
+	timeouts := c.wire.Stats().RTOs
 	c.wire.Advance(now)
 	c.host.Advance(now)
+	if c.wire.Stats().RTOs != timeouts && c.silence.lasts(now, c.wire.SndUna()) {
+		d.giveBack(now, c, abi.RecoveryTimeout)
+		d.touch(c)
+		return
+	}
 	c.pump()
 	d.touch(c)
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"toehold/internal/abi"
+	"toehold/internal/admission"
 	"toehold/internal/frame"
 	"toehold/internal/mono"
 	"toehold/internal/port"
@@ -33,6 +34,7 @@ type Config struct {
 	Memory         int64 // octets of buffers
 	Generations    abi.Generations
 	Returns        abi.Returns
+	Capability     admission.Capability
 	MTUProbing     bool // look for the path's MTU when large segments vanish
 	Log            *slog.Logger
 }
@@ -126,6 +128,7 @@ func (l *loop) open(c Config) error {
 	l.device = New(now, Parts{
 		Log: c.Log, Pool: pool, Uplink: uplink, Host: host, LinkHeader: c.LinkHeader,
 		Control: l.control, Blocks: l.blocks, Send: l.send, Clock: mono.Now, Generations: c.Generations, MTUProbing: c.MTUProbing, Returns: c.Returns,
+		Capability: c.Capability,
 	})
 	return l.watch()
 }
@@ -164,6 +167,7 @@ func (l *loop) turn() (bool, error) {
 	now := mono.Now()
 	l.now = now
 	if l.meter.turn(now) {
+		l.device.gauge(now, l.meter.share)
 		l.publishLoad()
 	}
 	atomic.StoreUint64(&l.control.Heartbeat, uint64(now))

@@ -26,16 +26,18 @@ import (
 // A Config is how a Driver works.
 type Config struct {
 	Uplinks        []string
-	MaxConnections int              // of each device
-	Memory         int64            // octets of buffers of each device
-	Limits         admission.Limits // other ones of each device's connections
-	StaleAfter     time.Duration    // age of a heartbeat at which a device counts as hung
-	Executable     string           // that has the command "device"; "": this one
-	Controls       Controls         // congestion controls other than the sockets' own
-	Returns        abi.Returns      // when devices give connections back by themselves
-	Policy         *policy.Policy   // nil: connections move when an operator moves them
-	ForbidOption   bool             // programs may not set TOEHOLD_OFFLOAD
-	LogLevel       slog.Level       // of the device processes
+	MaxConnections int                  // of each device
+	Memory         int64                // octets of buffers of each device
+	Capability     admission.Capability // of each device
+	RefuseWhen     admission.Thresholds // for what connections of the policy are refused
+	Limits         admission.Limits     // other ones of each device's connections
+	StaleAfter     time.Duration        // age of a heartbeat at which a device counts as hung
+	Executable     string               // that has the command "device"; "": this one
+	Controls       Controls             // congestion controls other than the sockets' own
+	Returns        abi.Returns          // when devices give connections back by themselves
+	Policy         *policy.Policy       // nil: connections move when an operator moves them
+	ForbidOption   bool                 // programs may not set TOEHOLD_OFFLOAD
+	LogLevel       slog.Level           // of the device processes
 	Log            *slog.Logger
 }
 

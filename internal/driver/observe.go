@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"toehold/internal/admission"
 	"toehold/internal/flow"
 	"toehold/internal/kernel"
 	"toehold/internal/mono"
@@ -39,6 +40,9 @@ type acquaintance struct {
 	at         mono.Time
 	octets     uint64
 	rate       float64
+	inode      uint64
+	mss        uint32
+	recent     admission.Recent // while it is the kernel's
 	owner      kernel.Owner
 	executable string
 	asked      int // times that its owner was looked for
@@ -95,7 +99,9 @@ func (o *observer) look(now mono.Time, at map[flow.ID]placed, want needs) ([]pol
 		if want("cgroup") {
 			s.Facts.Cgroup = o.cgroups.Path(m.Cgroup)
 		}
-		if p, ok := at[s.Flow]; ok {
+		p, away := at[s.Flow]
+		o.known[m.Cookie].recent.Count(now, totals(m), !away)
+		if away {
 			s.Moving = p.place == OnTheWay
 			onDevice(&s.Facts, m, &p)
 		}
@@ -130,7 +136,15 @@ func (o *observer) meet(now mono.Time, m *kernel.Measure) {
 		a.rate = (a.rate + float64(octets-min(octets, a.octets))/past.Seconds()) / 2
 		a.at, a.octets = now, octets
 	}
-	a.turn = o.turn
+	a.turn, a.inode, a.mss = o.turn, m.Inode, m.MSS
+}
+
+// totals are what the kernel has counted of a connection.
+func totals(m *kernel.Measure) admission.Totals {
+	return admission.Totals{
+		Sent: m.BytesSent, Resent: m.BytesResent, Received: m.BytesReceived,
+		Segments: uint64(m.DataSegsOut) + uint64(m.DataSegsIn), SegsReceived: uint64(m.SegsIn), OutOfOrder: uint64(m.OutOfOrder),
+	}
 }
 
 // rate is what a connection has moved lately, in octets a second; 0 when it is

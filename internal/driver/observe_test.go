@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"toehold/internal/abi"
+	"toehold/internal/admission"
 	"toehold/internal/flow"
 	"toehold/internal/kernel"
 	"toehold/internal/mono"
@@ -124,7 +125,7 @@ func TestRates(t *testing.T) {
 		t.Errorf("a look between two others: %+v, %v", again, err)
 	}
 	g.measures = nil
-	if _, err := o.look(now, nil, nil); err != nil || len(o.known) != 0 {
+	if _, err := o.look(now, nil, nil); err != nil || len(o.known) != 0 || len(o.flows) != 0 {
 		t.Errorf("%d are remembered, %v", len(o.known), err)
 	}
 }
@@ -182,6 +183,52 @@ func TestPolicing(t *testing.T) {
 	}
 	if outlook := d.policing.decider.Outlook(mono.Now(), numbered(1)); !strings.Contains(outlook, "uplink-gone") {
 		t.Errorf("outlook: %s", outlook)
+	}
+}
+
+// What the traffic of a connection speaks against is refused before anything
+// is tried.
+func TestTrafficSpeaksAgainst(t *testing.T) {
+	g := &gauge{measures: []kernel.Measure{measured(1, nil), measured(2, nil)}, first: 1}
+	d := testPolicing(g)
+	d.cfg.RefuseWhen = admission.DefaultRefusals
+	ctx := context.Background()
+	d.policing.turn()
+	for i := range g.measures {
+		g.measures[i].BytesSent += 1 << 20
+	}
+	g.measures[1].BytesResent += 1 << 19
+	if _, err := d.ApplyPolicy(ctx, "p", []byte("rules:\n- {name: all, action: offload}\n")); err != nil {
+		t.Fatal(err)
+	}
+	groups := d.policing.turn()
+	if len(groups) != 1 || len(groups[0].ids) != 1 || groups[0].ids[0] != numbered(1) {
+		t.Fatalf("to be moved: %+v", groups)
+	}
+	events := d.journal.Events()
+	last := events[len(events)-1]
+	want := "50% of the octets sent were sent again, 30% is the limit; rule all"
+	if last.Kind != EventRefused || last.Reason != "loss" || last.Detail != want || last.Remote != numbered(2).Remote.String() {
+		t.Errorf("refused as %+v", last)
+	}
+	if outlook := d.policing.decider.Outlook(mono.Now(), numbered(2)); !strings.Contains(outlook, "refused (loss) and is tried again") {
+		t.Errorf("outlook: %s", outlook)
+	}
+}
+
+// While a device has a connection, the kernel's counters are of the hop to it.
+func TestOnlyTheKernelsTrafficCounts(t *testing.T) {
+	o, g := testObserver(measured(1, nil))
+	at := map[flow.ID]placed{numbered(1): {place: OnDevice}}
+	for n := range 5 {
+		if _, err := o.look(mono.Time(n+1)*mono.Time(time.Second), at, nil); err != nil {
+			t.Fatal(err)
+		}
+		g.measures[0].BytesSent += 1 << 20
+		g.measures[0].BytesResent += 1 << 20
+	}
+	if loss := o.known[1].recent.Loss(); loss != 0 {
+		t.Errorf("losses: %v", loss)
 	}
 }
 

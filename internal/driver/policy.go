@@ -111,7 +111,34 @@ func (p *policing) turn() []group {
 		return nil
 	}
 	p.failed = false
-	return p.groups(p.decider.Tick(now, seen))
+	return p.groups(p.sift(now, p.decider.Tick(now, seen)))
+}
+
+// sift refuses moves to a device that the traffic of the connection speaks
+// against. What an operator asks for is not asked that.
+func (p *policing) sift(now mono.Time, moves []policy.Move) []policy.Move {
+	kept := moves[:0]
+	for _, m := range moves {
+		if m.To != OnDevice || !p.objects(now, &m) {
+			kept = append(kept, m)
+		}
+	}
+	return kept
+}
+
+// objects refuses a move that traffic speaks against, and reports that it did.
+func (p *policing) objects(now mono.Time, m *policy.Move) bool {
+	a := p.observer.flows[m.Flow]
+	if a == nil {
+		return false
+	}
+	why, detail := p.driver.cfg.RefuseWhen.Exceeded(now, &a.recent, a.mss)
+	if why == abi.None {
+		return false
+	}
+	p.decider.Done(now, m.Flow, why)
+	p.driver.refuse(m.Flow, a.inode, &ruling{reason: why, detail: detail}, cause{abi.Policy, "rule " + p.decider.Policy().RuleName(m.Rule)})
+	return true
 }
 
 // look measures what a policy wants to know, for no policy all.

@@ -133,6 +133,9 @@ func (p *process) spawn(c *Config, uplink string, set *bpf.Set, g abi.Generation
 		"--generation-step", strconv.FormatUint(uint64(g.Step), 10),
 		"--log-level", c.LogLevel.String(),
 		"--mtu-probing=" + strconv.FormatBool(kernel.MTUProbing()),
+		"--max-segments", strconv.Itoa(c.Capability.Segments),
+		"--max-busy", strconv.Itoa(c.Capability.Busy),
+		"--without", c.Capability.Without.String(),
 	}
 	args = append(args, returnFlags(&c.Returns)...)
 	attr := &syscall.ProcAttr{

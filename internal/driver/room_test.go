@@ -51,3 +51,22 @@ func TestRoomForAnother(t *testing.T) {
 		p.exchange(t, "wherever it is")
 	}
 }
+
+// The limits that a daemon is given are kept by driver and device, and each
+// connection of a batch has its own answer.
+func TestLimitsOfADevice(t *testing.T) {
+	r := newRig(t, "--without", "ipv6", "--per-prefix", "2")
+	pairs := append(r.connect(3, false), r.connect(2, true)...)
+	res := r.offload(driver.Selector{All: true})
+	if len(res.Moved) != 2 || reasons(res) != "prefix-quota protocol-feature protocol-feature" {
+		t.Errorf("moved %+v, refused %+v", res.Moved, res.Refused)
+	}
+	for _, f := range res.Refused {
+		if f.Detail == "" {
+			t.Errorf("refused without a detail: %+v", f)
+		}
+	}
+	for _, p := range pairs {
+		p.exchange(t, "wherever it is")
+	}
+}
