@@ -17,10 +17,20 @@ EXEC    := $(if $(SUDO),-exec '$(SUDO)')
 RUNS    ?= 500000
 SEED    ?= 10000
 
-.PHONY: build demo test soak lint generate fuzz bench paths clean
+.PHONY: build install demo test soak lint generate fuzz bench paths clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/toehold ./cmd/toehold
+
+# The binary, and a policy to begin with, which nothing reads by itself and which
+# is left alone once it is there.
+PREFIX  ?= /usr/local
+DESTDIR ?=
+POLICY  := $(DESTDIR)/etc/toehold/policy.yaml
+
+install: build
+	$(SUDO) install -D bin/toehold $(DESTDIR)$(PREFIX)/bin/toehold
+	[ -e $(POLICY) ] || $(SUDO) install -D -m 644 internal/policy/default.yaml $(POLICY)
 
 demo: build
 	$(SUDO) bin/toehold demo
