@@ -14,7 +14,7 @@ import (
 
 // Version is the version of everything in this package. Driver and device
 // refuse each other when theirs differ.
-const Version = 10
+const Version = 11
 
 // HWID is a hardware connection identifier: index into the device's table in
 // the lower 32 bits, generation of that slot in the upper ones. Generations
@@ -76,6 +76,15 @@ const (
 	MarkInject = 0x70e40002 // device to the program's socket
 )
 
+// MaxDeadHops is how many next hops of an uplink the driver may name dead at a
+// time. Connections of more go on sending to nobody, which does no harm.
+const MaxDeadHops = 7
+
+// DeadHop is a link address as it stands in Control.DeadHops.
+func DeadHop(link [6]byte) uint64 {
+	return uint64(link[0])<<40 | uint64(link[1])<<32 | uint64(link[2])<<24 | uint64(link[3])<<16 | uint64(link[4])<<8 | uint64(link[5])
+}
+
 // A Control is the memory that the steering programs, driver and device share
 // about one device: element 0 of the BPF array "control".
 type Control struct {
@@ -90,8 +99,10 @@ type Control struct {
 	Dropped    uint64 // wire frames kept from the kernel since the device has them; written by BPF
 	Bypassed   uint64 // frames of steered flows let through to the kernel because the device is stale or fenced; written by BPF
 	Fences     uint64 // times a stale heartbeat fenced the device; written by BPF
-	_          [56]byte
-	Load       Load // written by the device
+	// Link addresses of next hops that do not answer, as DeadHop has them; 0: none. What
+	// would go there waits; written by the driver.
+	DeadHops [MaxDeadHops]uint64
+	Load     Load // written by the device
 }
 
 // A FlowEntry is the value of the BPF hash "flows", keyed by flow.Key.

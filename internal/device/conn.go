@@ -35,6 +35,7 @@ type conn struct {
 	told            mono.Time    // when kernel was so
 	followed        uint64       // the block's kernel part was looked at when its sequence number was this
 	hop             hop          // as the block last had it
+	heardIn         uint32       // the deadHops' epoch when S was last heard
 	control         string       // congestion control that the engine uses
 	knew            string       // congestion control of the stack before,
 	private         tcb.CCState  // and its private state

@@ -38,6 +38,7 @@ type Device struct {
 	step  uint32   // of the slots' generations
 	free  []uint32 // indices of unused slots
 	wheel wheel
+	dead  deadHops
 
 	dirty      []*conn // connections with something to send or to publish
 	releasing  []release
@@ -155,6 +156,7 @@ func (d *Device) Turn(now mono.Time) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	d.lookAtHops()
 	d.wheel.run(now, func(t *timer) { d.expired(now, t.conn) })
 	d.relieve(now)
 	d.review(now)
@@ -272,6 +274,7 @@ func (d *Device) frameFromHost(now mono.Time, raw rawFrame) {
 		return
 	}
 	c.toPeer.learn(&p, p.Link[:min(len(p.Link), d.linkHeader)])
+	c.heardIn = d.dead.epoch
 	if c.place != abi.PlaceOwned {
 		d.passFromHost(now, c, &p, raw)
 		return

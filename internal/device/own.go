@@ -221,7 +221,7 @@ func (c *conn) doubt(now mono.Time, sender, receiver *tcp.Conn, seen *uint64) {
 // emit sends what both engines of c have to send, and says of each whether it
 // has: a port may take no more for now.
 func (d *Device) emit(now mono.Time, c *conn) (toPeer, toHost bool) {
-	toPeer = d.drain(now, &c.wire, &c.toPeer, d.uplink)
+	toPeer = d.stopped(c) || d.drain(now, &c.wire, &c.toPeer, d.uplink)
 	return toPeer, d.drain(now, &c.host, &c.toHost, d.host)
 }
 

@@ -27,10 +27,46 @@ const keptRoutes = 4096
 // routes remembers where packets go until something changes. A look-up costs
 // several netlink round trips, which would be most of an offload's time.
 type routes struct {
-	known map[way]kernel.Route
+	known  map[way]kernel.Route
+	silent map[neighbour]bool // those that were asked for and did not answer, as the kernel last said
+}
+
+// A neighbour is one that packets may go to next.
+type neighbour struct {
+	ifindex int
+	address netip.Addr
 }
 
 func (r *routes) forget() { clear(r.known) }
+
+// hear takes in a change. A neighbour that did not answer may be asked again at
+// any time, which is no news; so what the table says at another moment is not
+// looked at.
+func (r *routes) hear(c *kernel.Change) {
+	r.forget()
+	n := neighbour{c.Ifindex, c.Address.Unmap()}
+	switch {
+	case c.Kind == kernel.Overrun:
+		clear(r.silent)
+	case c.Kind != kernel.NeighbourChanged:
+	case !c.Silent:
+		delete(r.silent, n)
+	case len(r.silent) < keptRoutes:
+		if r.silent == nil {
+			r.silent = make(map[neighbour]bool)
+		}
+		r.silent[n] = true
+	}
+}
+
+// isSilent reports that the next hop of a route does not answer.
+func (r *routes) isSilent(route *kernel.Route, remote netip.Addr) bool {
+	hop := remote
+	if route.Gateway.IsValid() {
+		hop = route.Gateway
+	}
+	return len(route.NextHop) == 0 && r.silent[neighbour{route.Ifindex, hop.Unmap()}]
+}
 
 func (r *routes) to(id flow.ID, w way) (kernel.Route, error) {
 	if route, ok := r.known[w]; ok {
@@ -44,7 +80,7 @@ func (r *routes) to(id flow.ID, w way) (kernel.Route, error) {
 		r.known = make(map[way]kernel.Route)
 	}
 	// A next hop that is not resolved may be a moment later.
-	if route.Local || len(route.NextHop) > 0 {
+	if route.Local || len(route.NextHop) > 0 || r.isSilent(&route, w.remote) {
 		r.known[w] = route
 	}
 	return route, nil

@@ -15,6 +15,7 @@ const (
 	EventDeviceResumed = "device-resumed"
 	EventUplinkGone    = "uplink-gone"
 	EventUplinkBack    = "uplink-back"
+	EventNextHops      = "next-hops"
 	EventPolicyApplied = "policy-applied"
 	EventDropped       = "dropped"
 )
@@ -43,6 +44,7 @@ func EventKinds() []EventKind {
 		{EventDeviceResumed, "a device takes connections again", "device, reason"},
 		{EventUplinkGone, "the interface vanished or went down", "device, reason, detail, [count]"},
 		{EventUplinkBack, "the interface is there again, and a device is started", "device"},
+		{EventNextHops, "a next hop that connections on the device go by does not answer, so that the device sends nothing there, or all answer again", "device, detail"},
 		{EventPolicyApplied, "a policy was put in force, at the start, by `toehold policy apply` or by SIGHUP", "detail"},
 		{EventDropped, "the last event of a follower that did not read fast enough: follow anew, from the events kept", "detail"},
 	}

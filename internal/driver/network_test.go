@@ -3,6 +3,7 @@ package driver_test
 import (
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -272,5 +274,56 @@ func TestListWithoutDaemon(t *testing.T) {
 	}
 	if len(conns) != 1 || conns[0].Place != driver.InKernel || conns[0].Local != addrOf(p.host.LocalAddr()) || conns[0].PID != os.Getpid() || conns[0].FD == 0 {
 		t.Errorf("%+v", conns)
+	}
+}
+
+// nextHops is what the last event says of them.
+func (r *rig) nextHops() (detail string) {
+	r.t.Helper()
+	err := r.client.Events(ctx, false, func(e driver.Event) error {
+		if e.Kind == driver.EventNextHops {
+			detail = e.Detail
+		}
+		return nil
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return detail
+}
+
+// A next hop that does not answer stops all connections that go by it; when it
+// answers again, all go on.
+func TestDeadNextHop(t *testing.T) {
+	r := newRig(t)
+	pairs := r.connect(20, false)
+	r.moved(r.offload(everything), len(pairs))
+	for _, p := range pairs {
+		p.exchange(t, "at first")
+	}
+	a := r.arrivals(pairs[0])
+	stop := r.Peer.Lose(t, r.PeerIf, 1, testnet.In)
+	for _, p := range pairs {
+		p.send(t, 100)
+	}
+	a.await("it is in flight", 0, func(s *seen) bool { return s.Seg.Payload.Len == 100 })
+	r.setNeighbour(nil, netlink.NUD_FAILED)
+	mac := r.peerLink()
+	eventually(t, "the device is told", func() bool { return strings.Contains(r.nextHops(), mac.String()) })
+	eventually(t, "the program's socket sends again", func() bool { return pairs[0].info(t).Total_retrans > 0 })
+	quiet := a.now()
+	time.Sleep(600 * time.Millisecond) // in which the device would, twice
+	if n := a.now() - quiet; n != 0 {
+		t.Errorf("%d frames were sent to nobody", n)
+	}
+	stop()
+	r.setNeighbour(mac, netlink.NUD_PERMANENT)
+	eventually(t, "the device is told that it answers", func() bool { return r.nextHops() == "all answer" })
+	for _, p := range pairs {
+		p.peer.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if _, err := io.ReadFull(p.peer, make([]byte, 100)); err != nil {
+			t.Fatal(err)
+		}
+		p.exchange(t, "at last")
 	}
 }

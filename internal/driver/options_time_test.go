@@ -16,9 +16,11 @@ import (
 )
 
 // keepNeighbour makes what the host knows of the peer's link address last.
-func (r *rig) keepNeighbour() {
+func (r *rig) keepNeighbour() { r.setNeighbour(r.peerLink(), netlink.NUD_PERMANENT) }
+
+// peerLink is the peer's link address.
+func (r *rig) peerLink() (mac net.HardwareAddr) {
 	r.t.Helper()
-	var mac net.HardwareAddr
 	err := r.Peer.Do(func() error {
 		l, err := netlink.LinkByName(r.PeerIf)
 		if err == nil {
@@ -29,7 +31,7 @@ func (r *rig) keepNeighbour() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.setNeighbour(mac, netlink.NUD_PERMANENT)
+	return mac
 }
 
 // setNeighbour tells the host what to know of the peer's IPv4 address.

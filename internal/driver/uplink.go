@@ -60,11 +60,12 @@ type uplink struct {
 	table   *handover.Table
 	proc    *process // nil between two device processes
 	up      bool
-	paused  bool   // by an operator: nobody new; holds for the devices to come
-	fenced  bool   // by us; the steering programs may fence by themselves
-	beat    uint64 // the last heartbeat seen
-	quiet   int    // ticks since then
-	unclean bool   // flows are still steered though the device is lost
+	paused  bool      // by an operator: nobody new; holds for the devices to come
+	fenced  bool      // by us; the steering programs may fence by themselves
+	beat    uint64    // the last heartbeat seen
+	quiet   int       // ticks since then
+	dead    [][6]byte // next hops that the device was last told not to send to
+	unclean bool      // flows are still steered though the device is lost
 
 	retryAt  mono.Time // when to start the next process, 0 not by itself
 	backOff  time.Duration
@@ -157,7 +158,7 @@ func (u *uplink) shut() {
 		if err := u.set.Close(); err != nil {
 			u.log.Debug("programs not closed", "err", err)
 		}
-		u.set = nil
+		u.set, u.dead = nil, nil
 	}
 	u.claim.release()
 }

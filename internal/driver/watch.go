@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	"toehold/internal/abi"
@@ -37,9 +38,9 @@ func (d *Driver) watch(ctx context.Context, changes <-chan kernel.Change) {
 				// Something may have been missed: look at everything anew.
 				d.log.Warn("changes of the network were missed")
 				changes = d.watchAgain(ctx)
-				c = kernel.Change{Kind: kernel.RouteChanged}
+				c = kernel.Change{Kind: kernel.Overrun}
 			}
-			d.forgetRoutes()
+			d.hear(&c)
 			if c.Kind == kernel.LinkChanged {
 				d.linkChanged(c)
 			}
@@ -77,6 +78,18 @@ func (d *Driver) forgetRoutes() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.routes.forget()
+}
+
+func (d *Driver) hear(c *kernel.Change) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.routes.hear(c)
+}
+
+func (d *Driver) isSilent(route *kernel.Route, remote netip.Addr) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.routes.isSilent(route, remote)
 }
 
 // linkChanged tells every uplink: one that is gone looks whether the change
@@ -146,6 +159,7 @@ func (d *Driver) refreshPaths() {
 		var conns []kept
 		u.call(func() { conns = u.kept() })
 		var moved []kept
+		var hops nextHops
 		for _, c := range conns {
 			route, err := d.routeTo(c.id, c.way)
 			if err != nil {
@@ -153,14 +167,21 @@ func (d *Driver) refreshPaths() {
 			}
 			path := pathOf(&route)
 			c.away = route.Local || route.Ifindex != int(u.index.Load())
+			hops.note(c.path.NextHop, &route, d.isSilent(&route, c.way.remote))
+			if path.NextHop == [6]byte{} {
+				path.NextHop = c.path.NextHop // the last that is known
+			}
 			if c.away || path != c.path {
 				c.path = path
 				moved = append(moved, c)
 			}
 		}
-		if len(moved) > 0 {
-			u.call(func() { u.repath(mono.Now(), moved) })
-		}
+		u.call(func() {
+			u.stopHops(hops.dead())
+			if len(moved) > 0 {
+				u.repath(mono.Now(), moved)
+			}
+		})
 	}
 }
 

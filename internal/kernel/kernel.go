@@ -53,6 +53,7 @@ type Change struct {
 	Kind     ChangeKind
 	Ifindex  int              // 0: a route that names no interface
 	Gone     bool             // the link, address, route or neighbour was removed
+	Silent   bool             // NeighbourChanged: it was asked for and does not answer
 	Up       bool             // LinkChanged: the link is up and has a carrier
 	MTU      int              // LinkChanged
 	Prefix   netip.Prefix     // AddressChanged, RouteChanged (0.0.0.0/0: the default)

@@ -110,7 +110,7 @@ func parseChange(m *syscall.NetlinkMessage) (Change, bool) {
 	}
 	switch m.Header.Type {
 	case unix.RTM_DELLINK, unix.RTM_DELADDR, unix.RTM_DELROUTE, unix.RTM_DELNEIGH:
-		c.Gone = true
+		c.Gone, c.Silent = true, false
 	}
 	return c, true
 }
@@ -180,6 +180,7 @@ func neighbourChange(data []byte) (Change, bool) {
 		Kind:    NeighbourChanged,
 		Ifindex: int(int32(number(data[4:]))),
 		Gone:    binary.NativeEndian.Uint16(data[8:])&usable == 0,
+		Silent:  binary.NativeEndian.Uint16(data[8:])&netlink.NUD_FAILED != 0,
 	}
 	ok := eachAttribute(data[header:], func(kind uint16, value []byte) {
 		switch kind {

@@ -51,6 +51,9 @@ func (t *Template) SetLink(link []byte) {
 	}
 }
 
+// Link is the link header of what is built.
+func (t *Template) Link() []byte { return t.link[:t.linkLen] }
+
 // Ready reports whether Set was called.
 func (t *Template) Ready() bool { return t.ready }
 

@@ -21,7 +21,7 @@ struct control {
 	u64 heartbeat, stale_after;
 	u32 fenced, host_port, uplink, link_header;
 	u64 to_device, injected, dropped, bypassed, fences;
-	u8 zero[56];
+	u64 dead_hops[7];
 	u8 load[296]; /* struct abi.Load; not looked into by any program */
 };
 
