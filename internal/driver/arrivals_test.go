@@ -229,3 +229,16 @@ func (r *rig) onDevice(p *pair) {
 		r.t.Fatalf("it is not the device's: %+v", d)
 	}
 }
+
+// largest is the payload of the largest segment that has come since begin, as
+// it is on a wire.
+func (a *arrivals) largest(begin int) (octets uint32) {
+	for _, s := range a.since(begin) {
+		n := s.Seg.Payload.Len
+		if s.Seg.Size != 0 {
+			n = min(n, uint32(s.Seg.Size))
+		}
+		octets = max(octets, n)
+	}
+	return octets
+}

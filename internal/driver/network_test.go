@@ -327,3 +327,50 @@ func TestDeadNextHop(t *testing.T) {
 		p.exchange(t, "at last")
 	}
 }
+
+// A route whose MTU is smaller makes the segments smaller, and a larger one
+// larger.
+func TestMTUChanges(t *testing.T) {
+	r := newRig(t)
+	p := r.connect(1, false)[0]
+	r.moved(r.offload(p.selector()), 1)
+	a := r.arrivals(p)
+	for _, mtu := range []int{1000, 1400, 700} {
+		r.inHost(func() error {
+			route, err := hostRoute(r.PeerIP4, r.HostIf)
+			if err != nil {
+				return err
+			}
+			route.MTU, route.MTULock = mtu, true
+			return netlink.RouteReplace(route)
+		})
+		want := uint32(mtu - 52)
+		eventually(t, "segments are of the new size", func() bool {
+			begin := a.now()
+			go p.host.Write(make([]byte, 100000))
+			p.peer.SetReadDeadline(time.Now().Add(10 * time.Second))
+			if _, err := io.ReadFull(p.peer, make([]byte, 100000)); err != nil {
+				t.Fatal(err)
+			}
+			return a.largest(begin) == want
+		})
+	}
+	r.onDevice(p)
+}
+
+// What is in flight is sent again to the peer's new link address.
+func TestNeighbourChangesInFlight(t *testing.T) {
+	r := newRig(t)
+	r.keepNeighbour()
+	p := r.connect(1, false)[0]
+	r.moved(r.offload(p.selector()), 1)
+	p.exchange(t, "at the old address")
+	a := r.arrivals(p)
+	r.Peer.Lose(t, r.PeerIf, 1, testnet.In)
+	p.send(t, 100)
+	a.await("it is in flight", 0, func(s *seen) bool { return s.Seg.Payload.Len == 100 })
+	mac := [6]byte{2, 0, 0, 0, 0x77, 1}
+	r.setNeighbour(mac[:], netlink.NUD_PERMANENT)
+	a.await("it is sent to the new address", 0, func(s *seen) bool { return s.nextHop == mac })
+	r.onDevice(p)
+}
