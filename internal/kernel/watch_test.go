@@ -55,6 +55,7 @@ func TestWatch(t *testing.T) {
 	fallback := &netlink.Route{LinkIndex: index, Dst: network("::/0"), Gw: n.PeerIP6.AsSlice()}
 	mac := net.HardwareAddr{2, 0, 0, 0, 0, 7}
 	neighbour := &netlink.Neigh{LinkIndex: index, IP: n.PeerIP4.Next().AsSlice(), HardwareAddr: mac, State: netlink.NUD_PERMANENT}
+	silent := &netlink.Neigh{LinkIndex: index, IP: neighbour.IP, State: netlink.NUD_FAILED}
 	for _, tt := range []struct {
 		name   string
 		do     func() error
@@ -84,8 +85,11 @@ func TestWatch(t *testing.T) {
 		{"neighbour", func() error { return netlink.NeighAdd(neighbour) }, func(c Change) bool {
 			return c.Kind == NeighbourChanged && c.Address == n.PeerIP4.Next() && bytes.Equal(c.Hardware, mac) && !c.Gone
 		}},
+		{"neighbour silent", func() error { return netlink.NeighSet(silent) }, func(c Change) bool {
+			return c.Kind == NeighbourChanged && c.Address == n.PeerIP4.Next() && c.Silent && c.Gone
+		}},
 		{"neighbour gone", func() error { return netlink.NeighDel(neighbour) }, func(c Change) bool {
-			return c.Kind == NeighbourChanged && c.Address == n.PeerIP4.Next() && c.Gone
+			return c.Kind == NeighbourChanged && c.Address == n.PeerIP4.Next() && c.Gone && !c.Silent
 		}},
 		{"link down", func() error { return netlink.LinkSetDown(l) }, func(c Change) bool {
 			return c.Kind == LinkChanged && !c.Up && !c.Gone
