@@ -5,7 +5,7 @@ GO      ?= go
 PKGS    ?= ./...
 FUZZTIME ?= 10s
 # A package that takes longer than this hangs.
-TIMEOUT ?= 5m
+TIMEOUT ?= 10m
 # Kernel tests and the demo need root: become it only when we are not.
 SUDO    := $(shell [ "$$(id -u)" = 0 ] || echo 'sudo -E')
 # Test binaries run as root, the compiler as the user, so that the build cache
