@@ -123,10 +123,16 @@ func (d *Driver) rule(id flow.ID, state *abi.KernelState) ruling {
 	if u == nil {
 		return no(abi.NoUplink, "its route leaves by %s, which is no uplink of this daemon", route.IfName)
 	}
-	if nat, err := kernel.NATed(id); err != nil {
-		return no(abi.InternalError, "conntrack: %v", err)
-	} else if nat {
+	tracked, nat, err := kernel.Tracked(id)
+	switch {
+	case err != nil:
+		return no(abi.InternalError, "%v", err)
+	case nat:
 		return no(abi.NAT, "")
+	case tracked:
+		if err := kernel.Liberal(id); err != nil {
+			d.log.Warn("conntrack may find segments of a connection that comes home invalid", "err", err)
+		}
 	}
 	if policy, err := kernel.XFRM(id); err != nil {
 		return no(abi.InternalError, "xfrm: %v", err)

@@ -196,22 +196,43 @@ func TestTwoUplinks(t *testing.T) {
 	r.moved(r.upload(everything), 0)
 }
 
-// A connection to which an IPsec policy applies stays.
-func TestPolicyApplies(t *testing.T) {
-	r := newRig(t)
-	p := r.connect(1, false)[0]
+// ipsec is a policy for everything from host to peer, by IPv4.
+func (r *rig) ipsec() *netlink.XfrmPolicy {
 	host := func(a netip.Addr) *net.IPNet { return &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(32, 32)} }
-	policy := &netlink.XfrmPolicy{
+	return &netlink.XfrmPolicy{
 		Src: host(r.HostIP4), Dst: host(r.PeerIP4), Dir: netlink.XFRM_DIR_OUT,
 		Tmpls: []netlink.XfrmPolicyTmpl{{
 			Src: r.HostIP4.AsSlice(), Dst: r.PeerIP4.AsSlice(), Proto: netlink.XFRM_PROTO_ESP, Mode: netlink.XFRM_MODE_TRANSPORT, Reqid: 1,
 		}},
 	}
+}
+
+// A connection to which an IPsec policy applies stays.
+func TestPolicyApplies(t *testing.T) {
+	r := newRig(t)
+	p := r.connect(1, false)[0]
+	policy := r.ipsec()
 	r.inHost(func() error { return netlink.XfrmPolicyAdd(policy) })
 	r.refused(p, "xfrm")
 	r.inHost(func() error { return netlink.XfrmPolicyDel(policy) })
 	r.moved(r.offload(p.selector()), 1)
 	p.exchange(t, "without the policy")
+}
+
+// A connection that an IPsec policy comes to apply to goes home; others stay.
+func TestPolicyComes(t *testing.T) {
+	r := newRig(t)
+	p, other := r.connect(1, false)[0], r.connect(1, true)[0]
+	r.moved(r.offload(everything), 2)
+	policy := r.ipsec()
+	r.inHost(func() error { return netlink.XfrmPolicyAdd(policy) })
+	r.kernelAgain(1, "xfrm")
+	r.inHost(func() error { return netlink.XfrmPolicyDel(policy) })
+	if r.placeOf(p) != driver.InKernel || r.placeOf(other) != driver.OnDevice {
+		t.Errorf("it is in the place %s, and the other one %s", r.placeOf(p), r.placeOf(other))
+	}
+	p.exchange(t, "without the policy")
+	other.exchange(t, "as ever")
 }
 
 // toehold runs a command of the binary against the daemon.

@@ -297,3 +297,23 @@ func candidates(numbers ...int) (all []candidate) {
 	}
 	return all
 }
+
+// However often rules change, a look at the paths does not wait for them.
+func TestLooks(t *testing.T) {
+	var l looks
+	now := time.Now()
+	l.after(&kernel.Change{Kind: kernel.RulesChanged}, now)
+	if l.paths != nil || l.rules == nil {
+		t.Error("a change of rules has paths looked at")
+	}
+	was := l.rules
+	l.after(&kernel.Change{Kind: kernel.RulesChanged}, now)
+	l.after(&kernel.Change{Kind: kernel.RouteChanged}, now)
+	if l.rules != was || l.paths == nil {
+		t.Error("the next changes are not noted as they should be")
+	}
+	l = looks{}
+	if l.after(&kernel.Change{Kind: kernel.Overrun}, now); l.paths == nil || l.rules == nil {
+		t.Error("what was missed may be anything")
+	}
+}

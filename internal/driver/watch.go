@@ -15,9 +15,27 @@ import (
 
 // Times of watching.
 const (
-	settleTime = 50 * time.Millisecond // changes come in bursts
-	pruneEvery = 10 * time.Second
+	settleTime   = 50 * time.Millisecond // changes come in bursts
+	pruneEvery   = 10 * time.Second
+	recheckEvery = time.Second // connections by the rules for packets, at most
 )
+
+// looks are when the devices' connections are looked at again, nil never.
+type looks struct {
+	paths, rules <-chan time.Time
+	checked      time.Time // by the rules
+}
+
+// after has them looked at after a change. To ask conntrack of each costs
+// some, and rules may change all the time.
+func (l *looks) after(c *kernel.Change, now time.Time) {
+	if c.Kind != kernel.RulesChanged && l.paths == nil {
+		l.paths = time.After(settleTime)
+	}
+	if (c.Kind == kernel.RulesChanged || c.Kind == kernel.Overrun) && l.rules == nil {
+		l.rules = time.After(max(settleTime, recheckEvery-now.Sub(l.checked)))
+	}
+}
 
 // watch follows changes of the network until ctx ends, and forgets the
 // histories of connections that are gone.
@@ -25,7 +43,7 @@ func (d *Driver) watch(ctx context.Context, changes <-chan kernel.Change) {
 	defer close(d.watched)
 	prune := time.NewTicker(pruneEvery)
 	defer prune.Stop()
-	var refresh <-chan time.Time
+	var look looks
 	for {
 		select {
 		case <-ctx.Done():
@@ -40,21 +58,24 @@ func (d *Driver) watch(ctx context.Context, changes <-chan kernel.Change) {
 				changes = d.watchAgain(ctx)
 				c = kernel.Change{Kind: kernel.Overrun}
 			}
-			d.hear(&c)
+			if c.Kind != kernel.RulesChanged {
+				d.hear(&c)
+			}
 			if c.Kind == kernel.LinkChanged {
 				d.linkChanged(c)
 			}
-			if refresh == nil {
-				refresh = time.After(settleTime)
-			}
+			look.after(&c, time.Now())
 		case <-d.strayed:
-			if refresh == nil {
-				refresh = time.After(0)
+			if look.paths == nil {
+				look.paths = time.After(0)
 			}
-		case <-refresh:
-			refresh = nil
+		case <-look.paths:
+			look.paths = nil
 			d.forgetRoutes() // one may have been cached in the middle of the burst
-			d.refreshPaths()
+			d.refreshPaths(false)
+		case <-look.rules:
+			look.rules, look.checked = nil, time.Now()
+			d.refreshPaths(true)
 		case <-prune.C:
 			d.prune()
 			if changes == nil {
@@ -153,25 +174,35 @@ func (u *uplink) back(now mono.Time) {
 
 // refreshPaths looks again where the packets of the devices' connections go,
 // and tells the devices what has changed. Connections that do not leave by
-// their uplink any more go home.
-func (d *Driver) refreshPaths() {
+// their uplink any more go home, and after a change of rules those that this
+// host now rewrites.
+func (d *Driver) refreshPaths(rules bool) {
 	for _, u := range d.uplinks {
 		var conns []kept
 		u.call(func() { conns = u.kept() })
+		if rules {
+			d.recheck(conns)
+		}
 		var moved []kept
 		var hops nextHops
 		for _, c := range conns {
+			if c.why != abi.None {
+				moved = append(moved, c)
+				continue
+			}
 			route, err := d.routeTo(c.id, c.way)
 			if err != nil {
 				continue // no route at all: the peer is as far from the kernel
 			}
 			path := pathOf(&route)
-			c.away = route.Local || route.Ifindex != int(u.index.Load())
+			if route.Local || route.Ifindex != int(u.index.Load()) {
+				c.why = abi.RouteChanged
+			}
 			hops.note(c.path.NextHop, &route, d.isSilent(&route, c.way.remote))
 			if path.NextHop == [6]byte{} {
 				path.NextHop = c.path.NextHop // the last that is known
 			}
-			if c.away || path != c.path {
+			if c.why != abi.None || path != c.path {
 				c.path = path
 				moved = append(moved, c)
 			}
@@ -185,12 +216,35 @@ func (d *Driver) refreshPaths() {
 	}
 }
 
+// recheck looks which connections NAT or IPsec has come to stand in the way of.
+// Rules of filters see an offloaded connection's segments as ever, on the side
+// of the program.
+func (d *Driver) recheck(conns []kept) {
+	ids := make([]flow.ID, len(conns))
+	for i := range conns {
+		ids[i] = conns[i].id
+	}
+	secured, err := kernel.XFRMs(ids)
+	if err != nil {
+		d.log.Error("connections not checked by IPsec's policies", "err", err)
+	}
+	for i := range conns {
+		_, nat, err := kernel.Tracked(ids[i])
+		switch {
+		case secured[i]:
+			conns[i].why = abi.XFRM
+		case err == nil && nat:
+			conns[i].why = abi.NAT
+		}
+	}
+}
+
 // kept is what refreshPaths looks at.
 type kept struct {
 	id   flow.ID
 	way  way
 	path handover.Path
-	away bool
+	why  abi.Reason // to go home, None: to stay
 }
 
 func (u *uplink) kept() (all []kept) {
@@ -204,20 +258,20 @@ func (u *uplink) kept() (all []kept) {
 
 // repath applies what refreshPaths found.
 func (u *uplink) repath(now mono.Time, conns []kept) {
-	var away []flow.ID
+	home := make(map[abi.Reason][]flow.ID)
 	for _, k := range conns {
 		c := u.table.Find(k.id.Key())
 		switch {
 		case c == nil || c.Phase != handover.Owned:
-		case k.away:
-			away = append(away, k.id)
+		case k.why != abi.None:
+			home[k.why] = append(home[k.why], k.id)
 		default:
 			c.Path = k.path
 			u.describeAgain(c)
 		}
 	}
-	if len(away) > 0 {
-		u.table.Upload(now, 0, away, abi.RouteChanged)
+	for why, ids := range home {
+		u.table.Upload(now, 0, ids, why)
 	}
 }
 

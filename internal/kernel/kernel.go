@@ -45,10 +45,11 @@ const (
 	AddressChanged
 	RouteChanged
 	NeighbourChanged
-	Overrun // changes were lost: anything may have changed
+	RulesChanged // that packets go by: of nftables, of IPsec, of tc
+	Overrun      // changes were lost: anything may have changed
 )
 
-// A Change is something that may alter where packets go.
+// A Change is something that may alter where packets go, or what is done to them.
 type Change struct {
 	Kind     ChangeKind
 	Ifindex  int              // 0: a route that names no interface

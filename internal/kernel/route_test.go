@@ -192,7 +192,7 @@ func track(t *testing.T, id flow.ID, snat netip.Addr) {
 	}
 }
 
-func TestNATed(t *testing.T) {
+func TestTracked(t *testing.T) {
 	n := testnet.New(t)
 	plain, plain6 := flowTo(n.HostIP4, n.PeerIP4), flowTo(n.HostIP6, n.PeerIP6)
 	rewritten := flowTo(n.HostIP4, n.PeerIP4.Next())
@@ -211,12 +211,60 @@ func TestNATed(t *testing.T) {
 			{"not tracked", flowTo(n.PeerIP4, n.PeerIP4), false},
 			{"rewritten", rewritten, true},
 		} {
-			if got, err := NATed(tt.id); got != tt.want || err != nil {
-				t.Errorf("%s: %t, %v", tt.name, got, err)
+			tracked, nat, err := Tracked(tt.id)
+			if nat != tt.want || tracked != (tt.name != "not tracked") || err != nil {
+				t.Errorf("%s: tracked %t, rewritten %t, %v", tt.name, tracked, nat, err)
 			}
 		}
 		return nil
 	})
+}
+
+// What is tracked is made liberal in both directions; what is not is left alone.
+func TestLiberal(t *testing.T) {
+	n := testnet.New(t)
+	in(t, n.Host, func() error {
+		for _, id := range []flow.ID{flowTo(n.HostIP4, n.PeerIP4), flowTo(n.HostIP6, n.PeerIP6)} {
+			if err := Liberal(id); err != nil {
+				t.Errorf("not tracked: %v", err)
+			}
+			track(t, id, netip.Addr{})
+			if got := windowFlags(t, id); got != [2]byte{} {
+				t.Errorf("before: %#x", got)
+			}
+			if err := Liberal(id.Reverse()); err != nil { // found in either direction
+				t.Error(err)
+			}
+			if got := windowFlags(t, id); got != [2]byte{beLiberal, beLiberal} {
+				t.Errorf("after: %#x", got)
+			}
+		}
+		return nil
+	})
+}
+
+// windowFlags are conntrack's flags of both directions of a flow.
+func windowFlags(t *testing.T, id flow.ID) (flags [2]byte) {
+	t.Helper()
+	request := nl.NewNetlinkRequest(subsystem<<8|get, unix.NLM_F_ACK)
+	addTuple(request, id)
+	answers, err := request.Execute(unix.NETLINK_NETFILTER, 0)
+	if err != nil || len(answers) == 0 {
+		t.Fatalf("%d answers, %v", len(answers), err)
+	}
+	eachAttribute(answers[0][generic:], func(kind uint16, value []byte) {
+		if kind != protoInfo {
+			return
+		}
+		eachAttribute(value, func(_ uint16, value []byte) {
+			eachAttribute(value, func(kind uint16, value []byte) {
+				if kind == flagsOriginal || kind == flagsReply {
+					flags[kind-flagsOriginal] = value[0]
+				}
+			})
+		})
+	})
+	return flags
 }
 
 func TestStatusOfNonsense(t *testing.T) {
@@ -276,7 +324,11 @@ func TestXFRM(t *testing.T) {
 				if got != tt.applies {
 					t.Errorf("applies: %t", got)
 				}
-				return err
+				all, errs := XFRMs([]flow.ID{flowTo(n.PeerIP6, n.HostIP6), tt.id})
+				if all[1] != tt.applies {
+					t.Errorf("of many: applies: %t", all[1])
+				}
+				return errors.Join(err, errs)
 			})
 		})
 	}

@@ -8,43 +8,75 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"sync"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// Watch tells the changes of links, addresses, routes and neighbours of the
-// calling thread's namespace, in the kernel's order, until ctx is done; then
-// it closes the channel. A reader that is so slow that the kernel had to
-// throw changes away is told so by an Overrun.
+// Watch tells the changes of links, addresses, routes, neighbours and of the
+// rules that packets go by, of the calling thread's namespace, in the kernel's
+// order for each of its subsystems, until ctx is done; then it closes the
+// channel. A reader that is so slow that the kernel had to throw changes away
+// is told so by an Overrun.
 func Watch(ctx context.Context) (<-chan Change, error) {
-	file, err := subscribe()
-	if err != nil {
-		return nil, fmt.Errorf("watch for changes: %w", err)
-	}
+	ctx, stop := context.WithCancel(ctx)
 	changes := make(chan Change, 64)
-	context.AfterFunc(ctx, func() { file.Close() }) // ends the Read
+	var readers sync.WaitGroup
+	for _, s := range sources {
+		file, err := subscribe(s)
+		if s.optional && absent(err) {
+			continue // nothing of the kind can change
+		}
+		if err != nil {
+			stop()
+			readers.Wait()
+			return nil, fmt.Errorf("watch for changes of %s: %w", s.name, err)
+		}
+		context.AfterFunc(ctx, func() { file.Close() }) // ends the Read
+		readers.Go(func() {
+			defer stop() // one that has ended ends all, to be started anew
+			watch(ctx, file, s.parse, changes)
+		})
+	}
 	go func() {
-		defer close(changes)
-		defer file.Close()
-		watch(ctx, file, changes)
+		readers.Wait()
+		stop()
+		close(changes)
 	}()
 	return changes, nil
 }
 
+// A source is a subsystem that tells changes by netlink.
+type source struct {
+	name     string
+	protocol int
+	groups   []int
+	parse    func([]byte) []Change
+	optional bool // a kernel may be without it
+}
+
+var sources = []source{
+	{"the network", unix.NETLINK_ROUTE, []int{
+		unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_TC,
+		unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE,
+		unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE,
+	}, parseChanges, false},
+	{"IPsec", unix.NETLINK_XFRM, []int{4 /* XFRMNLGRP_POLICY */}, func([]byte) []Change { return rulesChanged }, true},
+	{"nftables", unix.NETLINK_NETFILTER, []int{7 /* NFNLGRP_NFTABLES */}, parseTables, true},
+}
+
+var rulesChanged = []Change{{Kind: RulesChanged}}
+
 // subscribe opens a netlink socket that joins all groups of interest.
-func subscribe() (*os.File, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+func subscribe(s source) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, s.protocol)
 	if err != nil {
 		return nil, err
 	}
 	var groups uint32
-	for _, g := range []int{
-		unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH,
-		unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE,
-		unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE,
-	} {
+	for _, g := range s.groups {
 		groups |= 1 << (g - 1)
 	}
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
@@ -54,7 +86,7 @@ func subscribe() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "netlink"), nil
 }
 
-func watch(ctx context.Context, file *os.File, changes chan<- Change) {
+func watch(ctx context.Context, file *os.File, parse func([]byte) []Change, changes chan<- Change) {
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := file.Read(buf)
@@ -63,7 +95,7 @@ func watch(ctx context.Context, file *os.File, changes chan<- Change) {
 		}
 		list := []Change{{Kind: Overrun}}
 		if err == nil {
-			list = parseChanges(buf[:n])
+			list = parse(buf[:n])
 		}
 		for _, c := range list {
 			select {
@@ -73,6 +105,25 @@ func watch(ctx context.Context, file *os.File, changes chan<- Change) {
 			}
 		}
 	}
+}
+
+// lastOfRules is NFT_MSG_DELRULE: the messages up to it are of tables, chains
+// and rules, those after it of sets and their elements, which may change with
+// every packet.
+const lastOfRules = 8
+
+// parseTables reads one datagram of nftables.
+func parseTables(datagram []byte) []Change {
+	messages, err := syscall.ParseNetlinkMessage(datagram)
+	if err != nil {
+		return []Change{{Kind: Overrun}}
+	}
+	for i := range messages {
+		if kind := messages[i].Header.Type; kind >= unix.NLMSG_MIN_TYPE && kind&0xff <= lastOfRules {
+			return rulesChanged
+		}
+	}
+	return nil
 }
 
 // parseChanges reads one datagram. What cannot be read may be anything.
@@ -102,6 +153,8 @@ func parseChange(m *syscall.NetlinkMessage) (Change, bool) {
 		c, ok = routeChange(m.Data)
 	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
 		c, ok = neighbourChange(m.Data)
+	case unix.RTM_NEWTFILTER, unix.RTM_DELTFILTER:
+		c, ok = Change{Kind: RulesChanged}, true
 	default:
 		return c, false
 	}

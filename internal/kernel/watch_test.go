@@ -3,12 +3,15 @@ package kernel
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
+	"errors"
 	"net"
 	"net/netip"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"toehold/internal/testnet"
 )
@@ -100,6 +103,70 @@ func TestWatch(t *testing.T) {
 	} {
 		in(t, n.Host, tt.do)
 		expect(t, tt.name, changes, func(c Change) bool { return c.Ifindex == index && tt.wanted(c) })
+	}
+}
+
+// Rules that packets go by are told of, whoever keeps them.
+func TestWatchRules(t *testing.T) {
+	n := testnet.New(t)
+	changes, _ := watchHost(t, n)
+	l := hostLink(t, n)
+	policy := &netlink.XfrmPolicy{Src: network("192.0.2.0/24"), Dst: network("192.0.2.0/24"), Dir: netlink.XFRM_DIR_OUT}
+	ingress := &netlink.Ingress{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: l.Attrs().Index, Parent: netlink.HANDLE_INGRESS, Handle: netlink.MakeHandle(0xffff, 0)}}
+	filter := &netlink.U32{FilterAttrs: netlink.FilterAttrs{LinkIndex: l.Attrs().Index, Parent: netlink.MakeHandle(0xffff, 0), Priority: 1, Protocol: unix.ETH_P_IP}}
+	for _, tt := range []struct {
+		name string
+		do   func() error
+	}{
+		{"IPsec policy", func() error { return netlink.XfrmPolicyAdd(policy) }},
+		{"IPsec policy gone", func() error { return netlink.XfrmPolicyDel(policy) }},
+		{"nftables", func() error { return newTable("toehold") }},
+		{"tc filter", func() error { return errors.Join(netlink.QdiscAdd(ingress), netlink.FilterAdd(filter)) }},
+	} {
+		in(t, n.Host, tt.do)
+		expect(t, tt.name, changes, func(c Change) bool { return c.Kind == RulesChanged })
+	}
+}
+
+// newTable makes a table of nftables. Its name is of seven octets.
+func newTable(name string) error {
+	const begin, end, tables, newTable, nameOf = 0x10, 0x11, 10, 0, 1 // NFNL_MSG_BATCH_BEGIN ..., NFTA_TABLE_NAME
+	message := func(kind, flags uint16, family, resource byte, rest ...byte) []byte {
+		b := binary.NativeEndian.AppendUint32(nil, uint32(20+len(rest)))
+		b = binary.NativeEndian.AppendUint16(b, kind)
+		b = binary.NativeEndian.AppendUint16(b, flags|unix.NLM_F_REQUEST)
+		b = append(b, 0, 0, 0, 0, 0, 0, 0, 0) // sequence, port
+		return append(append(b, family, 0, 0, resource), rest...)
+	}
+	attribute := append([]byte{12, 0, nameOf, 0}, append([]byte(name), 0)...)
+	batch := message(begin, 0, 0, tables)
+	batch = append(batch, message(tables<<8|newTable, unix.NLM_F_CREATE, unix.NFPROTO_INET, 0, attribute...)...)
+	batch = append(batch, message(end, 0, 0, tables)...)
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Sendto(fd, batch, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+}
+
+// A set's elements may change with every packet, and are no rules.
+func TestParseTables(t *testing.T) {
+	message := func(kind byte) []byte { return []byte{20, 0, 0, 0, kind, 10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0} }
+	for _, tt := range []struct {
+		name string
+		in   []byte
+		want int
+	}{
+		{"nothing", nil, 0},
+		{"rule gone", message(8), 1},
+		{"element", message(12), 0},
+		{"element, rule", append(message(12), message(6)...), 1},
+		{"nonsense", []byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17}, 1},
+	} {
+		if got := parseTables(tt.in); len(got) != tt.want {
+			t.Errorf("%s: %+v", tt.name, got)
+		}
 	}
 }
 
