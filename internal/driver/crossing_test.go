@@ -281,10 +281,10 @@ func TestSACKsComeHome(t *testing.T) {
 		}
 		return sacked > 0
 	}
-	for range 20 { // not each time something is missing when the wire is cut
+	for range 100 { // seldom something is missing when the wire is cut, on a busy machine
 		if attempt() {
 			return
 		}
 	}
-	t.Error("S knew of no SACK in 20 attempts")
+	t.Error("S knew of no SACK in 100 attempts")
 }
