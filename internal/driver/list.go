@@ -11,6 +11,7 @@ import (
 	"toehold/internal/flow"
 	"toehold/internal/handover"
 	"toehold/internal/kernel"
+	"toehold/internal/policy"
 )
 
 // A placed is where a connection is, as an uplink has it.
@@ -201,7 +202,7 @@ func (d *Driver) Offload(ctx context.Context, s Selector, o Options) (Result, er
 		return Result{}, err
 	}
 	o.claims = &claims{d.policing, admission.Claim{Asked: true}}
-	r, err := d.policing.byHand(ids, func() (Result, error) { return d.OffloadFlows(ctx, ids, o) })
+	r, err := d.policing.byHand(policy.Hand{To: OnDevice}, ids, func() (Result, error) { return d.OffloadFlows(ctx, ids, o) })
 	return r, errors.Join(err, d.matched(s, &r))
 }
 
@@ -211,7 +212,7 @@ func (d *Driver) Upload(ctx context.Context, s Selector) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	r, err := d.policing.byHand(ids, func() (Result, error) { return d.UploadFlows(ctx, ids) })
+	r, err := d.policing.byHand(policy.Hand{To: InKernel}, ids, func() (Result, error) { return d.UploadFlows(ctx, ids) })
 	return r, errors.Join(err, d.matched(s, &r))
 }
 

@@ -301,7 +301,7 @@ func TestByHand(t *testing.T) {
 	if _, err := d.ApplyPolicy(context.Background(), "p", []byte("rules: [{name: all, action: offload}]")); err != nil {
 		t.Fatal(err)
 	}
-	d.policing.byHand(numberedFlows(2), func() (Result, error) {
+	d.policing.byHand(policy.Hand{To: OnDevice}, numberedFlows(2), func() (Result, error) {
 		return Result{Refused: []Refusal{
 			{Local: numbered(1).Local, Remote: numbered(1).Remote, Reason: "already-in-kernel"},
 			{Local: numbered(2).Local, Remote: numbered(2).Remote, Reason: "device-full"},

@@ -265,10 +265,10 @@ func interfaceIndex(name string) (uint32, bool) {
 	return uint32(i.Index), true
 }
 
-// byHand does what an operator asked for. The policy leaves alone what has
-// been moved so, from before the move on.
-func (p *policing) byHand(ids []flow.ID, move func() (Result, error)) (Result, error) {
-	p.leave(true, ids)
+// byHand does what an operator or a program asked for. The policy leaves alone
+// what has been moved so, from before the move on.
+func (p *policing) byHand(h policy.Hand, ids []flow.ID, move func() (Result, error)) (Result, error) {
+	p.put(h, ids)
 	r, err := move()
 	var others []flow.ID
 	for _, f := range r.Refused {
@@ -276,14 +276,14 @@ func (p *policing) byHand(ids []flow.ID, move func() (Result, error)) (Result, e
 			others = append(others, flow.ID{Local: f.Local, Remote: f.Remote})
 		}
 	}
-	p.leave(false, others)
+	p.put(policy.Hand{}, others)
 	return r, err
 }
 
-func (p *policing) leave(alone bool, ids []flow.ID) {
+func (p *policing) put(h policy.Hand, ids []flow.ID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.decider.Asked(alone, ids...)
+	p.decider.Put(h, ids...)
 }
 
 // permit parts from flows whose programs want them on a device those that the

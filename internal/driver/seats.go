@@ -13,6 +13,7 @@ import (
 	"toehold/internal/bpf"
 	"toehold/internal/flow"
 	"toehold/internal/handover"
+	"toehold/internal/policy"
 )
 
 // seats are what programs are told of their connections, and what they wish
@@ -170,7 +171,7 @@ func (s *seats) grant(ctx context.Context, d *Driver, list []bpf.Wake) {
 		}
 	}
 	if now = d.policing.permit(now); len(now) > 0 {
-		_, err := d.policing.byHand(now, func() (Result, error) {
+		_, err := d.policing.byHand(policy.Hand{To: OnDevice, Program: true}, now, func() (Result, error) {
 			return d.OffloadFlows(ctx, now, Options{why: cause{reason: abi.ProgramAsked}, claims: &claims{policing: d.policing}})
 		})
 		s.say("offload", err)

@@ -41,14 +41,14 @@ type standing struct {
 	failures int
 	reason   abi.Reason // of the last of them
 	lasting  bool       // and it will not pass
-	asked    bool       // an operator has put it where it is
+	hand     Hand       // that has put it where it is
 	moving   bool       // somebody else moves it
 	pending  *Move      // not answered yet
 	turn     uint64     // of the last Tick that saw it
 }
 
 // A Decider turns what is seen of connections into moves. It is a state
-// machine without a clock: Apply, Tick, Done and Asked are its inputs, in the
+// machine without a clock: Apply, Tick, Done and Put are its inputs, in the
 // order of time.
 type Decider struct {
 	policy *Policy
@@ -64,13 +64,13 @@ func NewDecider() *Decider { return &Decider{conns: make(map[flow.ID]*standing)}
 // Policy is the one in force, nil for none.
 func (d *Decider) Policy() *Policy { return d.policy }
 
-// Apply puts a policy in force. Operators' moves and refusals of before are
+// Apply puts a policy in force. Moves by hand and refusals of before are
 // forgotten; what a rule has moved stays that rule's, if there is one of its
 // name.
 func (d *Decider) Apply(now mono.Time, p *Policy) {
 	for _, c := range d.conns {
 		c.cause = renumber(d.policy, p, c.cause)
-		c.rule, c.asked, c.again, c.failures, c.lasting, c.reason = noRule, false, 0, 0, false, abi.None
+		c.rule, c.hand, c.again, c.failures, c.lasting, c.reason = noRule, Hand{}, 0, 0, false, abi.None
 		if c.pending != nil {
 			c.pending.Rule = renumber(d.policy, p, c.pending.Rule)
 		}
@@ -90,14 +90,26 @@ func renumber(from, to *Policy, rule int) int {
 	return i
 }
 
-// Asked notes that an operator moves connections: they stay where they then
-// are until a policy is applied anew. With false it takes that back.
-func (d *Decider) Asked(asked bool, ids ...flow.ID) {
+// A Hand is who moves a connection otherwise than by the policy, and where to;
+// the zero Hand is nobody.
+type Hand struct {
+	To      string // OnDevice or InKernel
+	Program bool   // its own program; else an operator
+}
+
+// overrules says that what was put somewhere by hand stays there, whatever a
+// rule with this action wants.
+func (h Hand) overrules(a Action) bool { return h.To != "" && !(h.Program && a == Never) }
+
+// Put notes that connections are moved by hand: they stay there until they
+// leave by themselves or a policy is applied anew. The zero Hand takes that
+// back.
+func (d *Decider) Put(h Hand, ids ...flow.ID) {
 	if d.policy == nil {
 		return
 	}
 	for _, id := range ids {
-		d.of(id).asked = asked
+		d.of(id).hand = h
 	}
 }
 
@@ -121,7 +133,10 @@ func (d *Decider) Done(now mono.Time, id flow.ID, reason abi.Reason) {
 	switch reason {
 	case abi.None:
 		c.moved, c.place, c.cause, c.held = now, m.To, m.Rule, now
-	case abi.AlreadyOnDevice, abi.AlreadyInKernel, abi.Moving, abi.NoConnection, abi.Closed:
+		if c.hand.Program && c.hand.To != m.To {
+			c.hand = Hand{}
+		}
+	case abi.AlreadyOnDevice, abi.AlreadyInKernel, abi.Moving:
 		// The next Tick sees what is the case.
 	default:
 		d.failed(now, c, reason)
@@ -186,7 +201,7 @@ func (d *Decider) look(now mono.Time, s *Seen) *candidate {
 	if c.rule == c.cause || target == OnDevice && c.place == OnDevice {
 		c.cause, c.held = c.rule, now
 	}
-	if target == "" || target == c.place || s.Moving || c.pending != nil || c.asked || !d.due(now, c) {
+	if target == "" || target == c.place || s.Moving || c.pending != nil || c.hand.overrules(d.policy.action(c.rule)) || !d.due(now, c) {
 		return nil
 	}
 	w := &candidate{move: Move{Flow: s.Flow, To: target, Rule: c.rule}, standing: c}
@@ -202,7 +217,8 @@ func (d *Decider) look(now mono.Time, s *Seen) *candidate {
 }
 
 // relocate notes where a connection is. That it has come home without our
-// asking has a reason, which may pass.
+// asking has a reason, which may pass; what was refused before it got to the
+// device by hand is no reason any more.
 func (d *Decider) relocate(now mono.Time, c *standing, s *Seen) {
 	place := s.Facts.Place
 	if c.moving = s.Moving; s.Moving || c.pending != nil {
@@ -211,6 +227,12 @@ func (d *Decider) relocate(now mono.Time, c *standing, s *Seen) {
 	if c.place == OnDevice && place == InKernel {
 		d.failed(now, c, abi.None)
 		c.cause = noRule
+	}
+	if c.place == InKernel && place == OnDevice {
+		c.again, c.lasting = 0, false
+	}
+	if c.place == c.hand.To && place != c.hand.To {
+		c.hand = Hand{}
 	}
 	if place == OnDevice && now.Sub(c.moved) >= 2*d.backOff(c.failures) {
 		c.failures = 0

@@ -23,7 +23,8 @@ import (
 //	tick to=T     ticks once a second from now until T, and says what moves.
 //	              Moves are carried out at once, but for those named hold
 //	done a        carries out what was held back; with reason=R it is refused
-//	asked a       an operator moved it, to place=P, or, without that, did not
+//	asked a       an operator, or, with program, its program moved it, to
+//	              place=P, or, without that, did not
 //	gone a        it ends
 //	outlook a     what the decider says of it
 type world struct {
@@ -132,7 +133,7 @@ func (w *world) run(t *testing.T, d *datadriven.TestData) string {
 			named().Facts.Place = place
 		}
 	case "asked":
-		w.d.Asked(place != "", named().Flow)
+		w.d.Put(Hand{To: place, Program: d.HasArg("program")}, named().Flow)
 		named().Facts.Place = cmp.Or(place, named().Facts.Place)
 	case "gone":
 		delete(w.conns, d.CmdArgs[0].Key)

@@ -54,11 +54,11 @@ func (w *run) change() {
 			s.Facts.Mark = w.r.Uint32N(2)
 		case 3:
 			if w.r.IntN(8) == 0 && !w.underWay(s.Flow) {
-				s.Facts.Place = InKernel // the device gave it back
+				w.givenBack(s)
 			}
 		case 4:
 			if w.r.IntN(30) == 0 {
-				w.d.Asked(true, s.Flow)
+				w.d.Put(Hand{To: s.Facts.Place}, s.Flow)
 				w.asked[s.Flow] = true
 			}
 		}
@@ -67,6 +67,13 @@ func (w *run) change() {
 		} else if w.matched[s.Flow] == 0 {
 			w.matched[s.Flow] = w.now
 		}
+	}
+}
+
+// givenBack has the device give a connection back; then it is the policy's.
+func (w *run) givenBack(s *Seen) {
+	if s.Facts.Place == OnDevice {
+		s.Facts.Place, w.asked[s.Flow] = InKernel, false
 	}
 }
 

@@ -22,8 +22,8 @@ func (d *Decider) Outlook(now mono.Time, id flow.ID) string {
 		return "it is being moved"
 	case c.pending != nil:
 		return "it is on its way to the " + c.pending.To
-	case c.asked:
-		return "an operator has put it where it is, and the policy leaves it there until one is applied anew"
+	case c.hand.overrules(d.policy.action(c.rule)):
+		return c.hand.who() + " has put it where it is, and the policy leaves it there until one is applied anew"
 	}
 	target := d.policy.action(c.rule).place()
 	switch {
@@ -43,6 +43,13 @@ func (d *Decider) Outlook(now mono.Time, id flow.ID) string {
 		return fmt.Sprintf("it moves to the %s in %s, if nothing changes", target, seconds(d.wait(now, c)))
 	}
 	return fmt.Sprintf("it moves to the %s at the next turn that has room for it", target)
+}
+
+func (h Hand) who() string {
+	if h.Program {
+		return "its program"
+	}
+	return "an operator"
 }
 
 func seconds(d time.Duration) string {
