@@ -135,7 +135,8 @@ func (r *Roster) Len() int { return len(r.places) }
 func (r *Roster) Has(k flow.Key) bool { return r.places[k] != nil }
 
 // Apply answers applicants, each by itself, the strongest first. Who has a
-// place already is not asked anything.
+// place already is not asked anything; that an operator wants it there counts
+// from then on.
 func (r *Roster) Apply(now mono.Time, all []Applicant) []Verdict {
 	order := make([]int, len(all))
 	for i := range order {
@@ -147,8 +148,11 @@ func (r *Roster) Apply(now mono.Time, all []Applicant) []Verdict {
 	verdicts := make([]Verdict, len(all))
 	c := contest{roster: r, now: now}
 	for _, i := range order {
-		if r.places[all[i].Flow.Key()] == nil {
+		switch p := r.places[all[i].Flow.Key()]; {
+		case p == nil:
 			verdicts[i] = c.judge(&all[i])
+		case all[i].Asked && !p.Asked:
+			p.Asked, c.ranked = true, nil
 		}
 	}
 	return verdicts

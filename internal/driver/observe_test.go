@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -279,13 +280,13 @@ func TestBadPolicyStays(t *testing.T) {
 // A policy may forbid what programs ask for.
 func TestForbidden(t *testing.T) {
 	d := testPolicing(&gauge{measures: []kernel.Measure{measured(1, nil), measured(2, func(m *kernel.Measure) { m.UID = 0 })}, first: 1})
-	if got := d.policing.permit(numberedFlows(3)); len(got) != 3 {
+	if got := d.policing.permit(context.Background(), numberedFlows(3)); len(got) != 3 {
 		t.Errorf("without a policy %v may move", got)
 	}
 	if _, err := d.ApplyPolicy(context.Background(), "p", []byte("rules: [{name: root, when: uid == 0, action: never}]")); err != nil {
 		t.Fatal(err)
 	}
-	if got := d.policing.permit(numberedFlows(3)); len(got) != 2 || got[0] != numbered(1) || got[1] != numbered(3) {
+	if got := d.policing.permit(context.Background(), numberedFlows(3)); len(got) != 2 || got[0] != numbered(1) || got[1] != numbered(3) {
 		t.Errorf("%v may move", got)
 	}
 	events := d.journal.Events()
@@ -310,6 +311,54 @@ func TestByHand(t *testing.T) {
 	groups := d.policing.turn()
 	if len(groups) != 1 || len(groups[0].ids) != 1 || groups[0].ids[0] != numbered(2) {
 		t.Errorf("to be moved: %+v", groups)
+	}
+}
+
+// A slow is a meter that takes its time.
+type slow struct {
+	gauge
+	takes time.Duration
+	reads atomic.Int64
+}
+
+func (s *slow) Read(now mono.Time) ([]kernel.Measure, error) {
+	s.reads.Add(1)
+	time.Sleep(s.takes)
+	return s.gauge.Read(now)
+}
+
+// However often somebody has the policy look, it rests between two looks.
+func TestPolicyRests(t *testing.T) {
+	const takes, looks = 10 * time.Millisecond, 5
+	d := testPolicing(nil)
+	m := &slow{gauge: gauge{measures: []kernel.Measure{measured(1, nil)}, first: 1}, takes: takes}
+	d.policing.observer.meter = m
+	p, err := ParsePolicy("p", []byte("rules: [{name: a, when: uid == 0, action: never}]"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.policing.apply(p)
+	begin := time.Now()
+	d.policing.start()
+	defer func() { d.policing.stop() }()
+	for m.reads.Load() < looks && time.Since(begin) < 10*time.Second {
+		d.policing.nudge()
+		d.policing.permit(context.Background(), numberedFlows(1))
+	}
+	if n, past := m.reads.Load(), time.Since(begin); n < looks || past < (looks-1)*(1+restTimes)*takes {
+		t.Errorf("%d looks of %v within %v", n, takes, past)
+	}
+}
+
+// While there is no policy nobody asks whose connections there are.
+func TestOwnersOfNoPolicy(t *testing.T) {
+	d := testPolicing(&gauge{measures: []kernel.Measure{measured(1, nil)}, first: 1})
+	d.policing.observer.owners = func([]kernel.Socket) error {
+		t.Error("owners are looked for")
+		return nil
+	}
+	if d.policing.turn(); len(d.policing.observer.known) != 1 {
+		t.Error("the connection is not known")
 	}
 }
 

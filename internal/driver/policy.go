@@ -23,6 +23,10 @@ const (
 	// part of it is made anew.
 	tableEvery = 10 * time.Second
 	idleEvery  = 10 * time.Second // without a policy: ages and rates are known when one comes
+	// After a look the policy rests for so many times as long as that took:
+	// neither many connections, nor long policies, nor programs that ask again
+	// and again have it use more than a fifth of a processor.
+	restTimes = 4
 )
 
 // A policing carries out a policy: it looks at all connections once a second,
@@ -37,7 +41,8 @@ type policing struct {
 	observer *observer
 	applied  time.Time
 	serial   uint64
-	failed   bool // to look, the last time
+	failed   bool      // to look, the last time
+	rested   mono.Time // not to look before
 }
 
 func newPolicing(d *Driver) *policing {
@@ -68,7 +73,12 @@ func (p *policing) run(ctx context.Context) {
 			p.driver.seats.judge(p.driver.PolicyTable())
 			tabled = now
 		}
-		for _, g := range p.turn() {
+		if !p.lockRested(ctx) {
+			return
+		}
+		all := p.tick()
+		p.mu.Unlock()
+		for _, g := range all {
 			moves.Go(func() { p.carryOut(ctx, &g) })
 		}
 		select {
@@ -76,6 +86,24 @@ func (p *policing) run(ctx context.Context) {
 			return
 		case <-p.kick:
 		case <-time.After(p.pause()):
+		}
+	}
+}
+
+// lockRested locks mu when the policy has rested; false, without the lock, when
+// ctx ends before.
+func (p *policing) lockRested(ctx context.Context) bool {
+	for {
+		p.mu.Lock()
+		left := p.rested.Sub(mono.Now())
+		if left <= 0 {
+			return true
+		}
+		p.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(left):
 		}
 	}
 }
@@ -101,7 +129,13 @@ type group struct {
 func (p *policing) turn() []group {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.tick()
+}
+
+// tick is turn for who holds mu.
+func (p *policing) tick() []group {
 	now := mono.Now()
+	defer p.rest(now)
 	seen, err := p.look(now, p.decider.Policy())
 	if err != nil {
 		if !p.failed {
@@ -112,6 +146,12 @@ func (p *policing) turn() []group {
 	}
 	p.failed = false
 	return p.groups(p.sift(now, p.decider.Tick(now, seen)))
+}
+
+// rest is for after a look that began at since.
+func (p *policing) rest(since mono.Time) {
+	now := mono.Now()
+	p.rested = now.Add(restTimes * now.Sub(since))
 }
 
 // sift refuses moves to a device that the traffic of the connection speaks
@@ -141,14 +181,14 @@ func (p *policing) objects(now mono.Time, m *policy.Move) bool {
 	return true
 }
 
-// look measures what a policy wants to know, for no policy all.
+// look measures what a policy wants to know; for none what only time can tell.
 func (p *policing) look(now mono.Time, whose *policy.Policy) ([]policy.Seen, error) {
-	var want needs
+	want := func(string) bool { return false }
 	if whose != nil {
 		want = whose.Needs
 	}
 	seen, err := p.observer.look(now, p.driver.placed(), want)
-	if err == nil && (want == nil || want("offloads")) {
+	if err == nil && want("offloads") {
 		p.driver.journal.countOffloads(seen)
 	}
 	return seen, err
@@ -288,8 +328,11 @@ func (p *policing) put(h policy.Hand, ids []flow.ID) {
 
 // permit parts from flows whose programs want them on a device those that the
 // policy forbids it, which are refused.
-func (p *policing) permit(ids []flow.ID) (allowed []flow.ID) {
-	forbidden := p.forbidden(ids)
+func (p *policing) permit(ctx context.Context, ids []flow.ID) (allowed []flow.ID) {
+	if len(ids) == 0 {
+		return nil
+	}
+	forbidden := p.forbidden(ctx, ids)
 	for _, id := range ids {
 		rule, no := forbidden[id]
 		if !no {
@@ -303,16 +346,16 @@ func (p *policing) permit(ids []flow.ID) (allowed []flow.ID) {
 }
 
 // forbidden finds the rules that forbid flows the device.
-func (p *policing) forbidden(ids []flow.ID) map[flow.ID]string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	in := p.decider.Policy()
-	if in == nil || !in.MayForbid() {
+func (p *policing) forbidden(ctx context.Context, ids []flow.ID) map[flow.ID]string {
+	if !p.mayForbid() || !p.lockRested(ctx) {
 		return nil
 	}
-	seen, err := p.look(mono.Now(), in)
+	defer p.mu.Unlock()
+	in, now := p.decider.Policy(), mono.Now()
+	defer p.rest(now)
+	seen, err := p.look(now, in)
 	if err != nil {
-		return nil // the next turn brings home what should not have moved
+		return nil // a turn brings home what should not have moved
 	}
 	asking := make(map[flow.ID]bool, len(ids))
 	for _, id := range ids {
@@ -327,6 +370,13 @@ func (p *policing) forbidden(ids []flow.ID) map[flow.ID]string {
 		}
 	}
 	return rules
+}
+
+func (p *policing) mayForbid() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	in := p.decider.Policy()
+	return in != nil && in.MayForbid()
 }
 
 // ErrNoPolicy is that none is in force.

@@ -170,7 +170,7 @@ func (s *seats) grant(ctx context.Context, d *Driver, list []bpf.Wake) {
 			never = append(never, list[i].Flow.ID())
 		}
 	}
-	if now = d.policing.permit(now); len(now) > 0 {
+	if now = d.policing.permit(ctx, now); len(now) > 0 {
 		_, err := d.policing.byHand(policy.Hand{To: OnDevice, Program: true}, now, func() (Result, error) {
 			return d.OffloadFlows(ctx, now, Options{why: cause{reason: abi.ProgramAsked}, claims: &claims{policing: d.policing}})
 		})
@@ -216,7 +216,8 @@ func (s *seats) judge(t *abi.PolicyTable) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.rules != nil && *s.rules == *t {
+	// One of a policy that has been replaced meanwhile comes too late.
+	if s.rules != nil && (t.Serial < s.rules.Serial || *s.rules == *t) {
 		return
 	}
 	s.rules = t
