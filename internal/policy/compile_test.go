@@ -63,7 +63,7 @@ func randomCondition(r *rand.Rand, depth int, sure bool) string {
 		return pick(r, "10.0.0.0/8", "10.0.0.1", "0.0.0.0/0", "::/0", "::/64", "fd00::/8", "128.0.0.0/1", "::1", "8000::/1")
 	}
 	atoms := []string{
-		fmt.Sprintf("%s.port %s %d", pick(r, "local", "remote"), pick(r, "==", "!=", "<", "<=", ">", ">="), pick(r, 22, 80, 0, -1, 65535, 70000)),
+		fmt.Sprintf("%s.port %s %d", pick(r, "local", "remote"), pick(r, "==", "!=", "<", "<=", ">", ">="), pick(r, 22, 80, 0, -1, 65535, 65000)),
 		fmt.Sprintf("%d %s uid", pick(r, 0, 1000, -5), pick(r, "==", "!=", "<", "<=", ">", ">=")),
 		fmt.Sprintf("%s.within(%q)", pick(r, "local", "remote"), prefix()),
 		fmt.Sprintf("%s.addr %s %q", pick(r, "local", "remote"), pick(r, "==", "!="), pick(r, "10.0.0.1", "fd00::1", "192.0.2.1")),

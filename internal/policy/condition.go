@@ -150,14 +150,19 @@ func (c *Condition) literals() (flaws []flaw) {
 			}
 			_, err := parsePrefix(text)
 			report(call.Args()[0], err)
-		case operators.Equals, operators.NotEquals, operators.In:
+		case operators.Equals, operators.NotEquals, operators.In,
+			operators.Less, operators.LessEquals, operators.Greater, operators.GreaterEquals:
 			c.compared(call.Args(), report)
+		case "startsWith":
+			if text, ok := literal(call.Args()[0]); ok && call.IsMemberFunction() {
+				report(call.Args()[0], noPath(c.fact(call.Target()), text))
+			}
 		}
 	}))
 	return flaws
 }
 
-// compared checks texts that a fact is compared with.
+// compared checks what a fact is compared with.
 func (c *Condition) compared(args []ast.Expr, report func(ast.Expr, error)) {
 	for i, a := range args {
 		name, other := c.fact(a), args[1-i]
@@ -168,6 +173,8 @@ func (c *Condition) compared(args []ast.Expr, report func(ast.Expr, error)) {
 		for _, e := range elements {
 			if text, ok := literal(e); ok {
 				report(e, mismatch(name, text))
+			} else {
+				report(e, tooMuch(name, e))
 			}
 		}
 	}
@@ -188,10 +195,43 @@ func mismatch(name, text string) error {
 		if !slices.Contains([]string{InKernel, OnDevice}, text) {
 			return fmt.Errorf("%q is no place; there are %s and %s", text, InKernel, OnDevice)
 		}
-	case "process", "congestion":
+	case "cgroup", "executable":
+		return noPath(name, text)
+	case "process", "congestion", "interface":
 		if len(text) > 15 {
 			return fmt.Errorf("%q is longer than the 15 octets that the kernel keeps of such a name", text)
 		}
+	}
+	return nil
+}
+
+// noPath says that a path has to begin at the root. One that is not known is
+// empty.
+func noPath(name, text string) error {
+	if (name == "cgroup" || name == "executable") && text != "" && text[0] != '/' {
+		return fmt.Errorf("%q does not begin with a slash, as every %s does", text, name)
+	}
+	return nil
+}
+
+// most are the greatest values that facts can have.
+var most = map[string]float64{"local.port": 65535, "remote.port": 65535, "dscp": 63, "retransmissions": 1, "small_io": 1}
+
+// tooMuch says that a number is beyond all values of a fact.
+func tooMuch(name string, e ast.Expr) error {
+	limit, ok := most[name]
+	if !ok || e.Kind() != ast.LiteralKind {
+		return nil
+	}
+	n := 0.0
+	switch v := e.AsLiteral().(type) {
+	case types.Int:
+		n = float64(v)
+	case types.Double:
+		n = float64(v)
+	}
+	if n > limit {
+		return fmt.Errorf("%s is never above %v", name, limit)
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"cel.dev/cel-go/cel"
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
 )
@@ -19,6 +20,7 @@ const (
 	MaxFile  = 1 << 20 // octets
 	maxRules = 1000
 	maxName  = 64
+	maxNest  = 8 // collections in one another; a policy needs three
 )
 
 // A Problem is one thing that is wrong in a file. Lines and columns count from
@@ -100,7 +102,12 @@ func (r *reader) body(source []byte) ast.Node {
 		r.at(1, 1, "the file is larger than %d octets", MaxFile)
 		return nil
 	}
-	file, err := parser.ParseBytes(source, 0, parser.AllowDuplicateMapKey())
+	tokens := lexer.Tokenize(string(source))
+	if t := nested(tokens); t != nil {
+		r.wrong(t, "more than %d lists and mappings in one another", maxNest)
+		return nil
+	}
+	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
 	var syntax yaml.Error
 	switch {
 	case errors.As(err, &syntax):
@@ -117,6 +124,30 @@ func (r *reader) body(source []byte) ast.Node {
 		return nil
 	}
 	return file.Docs[0].Body
+}
+
+// nested is where more collections are in one another than a policy has; the
+// time that the parser takes grows by the square of that. Those of block style
+// have a line each, or stand one after the other in one line.
+func nested(tokens token.Tokens) *token.Token {
+	depth, line, entries := 0, 0, 0
+	for _, t := range tokens {
+		switch t.Type {
+		case token.SequenceStartType, token.MappingStartType:
+			depth++
+		case token.SequenceEndType, token.MappingEndType:
+			depth = max(0, depth-1)
+		case token.SequenceEntryType, token.MappingKeyType:
+			if t.Position.Line != line {
+				line, entries = t.Position.Line, 0
+			}
+			entries++
+		}
+		if depth > maxNest || entries > maxNest {
+			return t
+		}
+	}
+	return nil
 }
 
 // A key is one that a mapping may have, with what reads its value.

@@ -78,6 +78,17 @@ func TestTooLarge(t *testing.T) {
 	}
 }
 
+// What is in one another is not gone into, however much of it there is: the
+// parser would take minutes.
+func TestNested(t *testing.T) {
+	for _, deep := range []string{"[", "{a: ", "- ", "? ", "]["} {
+		_, err := Parse("deep", []byte(strings.Repeat(deep, MaxFile/8/len(deep))), Known{})
+		if err == nil || !strings.HasPrefix(err.Error(), "deep:1:") {
+			t.Errorf("%q again and again: %.200v", deep, err)
+		}
+	}
+}
+
 // Whatever a file has in it, reading it ends, and with a policy or with
 // problems that have a place in the file.
 func FuzzParse(f *testing.F) {
