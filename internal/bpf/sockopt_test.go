@@ -238,6 +238,47 @@ func TestTCPInfoInLessRoom(t *testing.T) {
 	}
 }
 
+// The programs see the options of all sockets. An answer that is longer than
+// the room, as that of netlink which tells how much there should be, comes as it
+// would without them; so do options that are longer than a page.
+func TestOtherOptionsStayAsTheyAre(t *testing.T) {
+	o, err := LoadOptions(1, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, unix.RTNLGRP_LINK); err != nil {
+		t.Fatal(err)
+	}
+	get := func(level, name int, into []byte) (uint32, error) {
+		length := uint32(len(into))
+		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(name),
+			uintptr(unsafe.Pointer(unsafe.SliceData(into))), uintptr(unsafe.Pointer(&length)), 0)
+		if errno != 0 {
+			return length, errno
+		}
+		return length, nil
+	}
+	groups := make([]byte, 4)
+	if n, err := get(unix.SOL_NETLINK, unix.NETLINK_LIST_MEMBERSHIPS, groups); err != nil || n <= 4 || groups[0] != 1<<(unix.RTNLGRP_LINK-1) {
+		t.Errorf("groups: %v, %d octets, %x", err, n, groups)
+	}
+	long := make([]byte, 3*os.Getpagesize())
+	long[0] = 9
+	if err := unix.SetsockoptString(fd, unix.SOL_SOCKET, unix.SO_MARK, string(long)); err != nil {
+		t.Errorf("set, %d octets: %v", len(long), err)
+	}
+	clear(long)
+	if n, err := get(unix.SOL_SOCKET, unix.SO_MARK, long); err != nil || n != 4 || long[0] != 9 {
+		t.Errorf("get: %v, %d octets, mark %d", err, n, long[0])
+	}
+}
+
 func getsockopt(t *testing.T, c net.Conn, option int, into []byte) (n int, err error) {
 	t.Helper()
 	length := uint32(len(into))
