@@ -17,7 +17,7 @@ func Borrow(o Owner, inode uint64, use func(fd int) error) (err error) {
 	if err != nil {
 		return fmt.Errorf("descriptor %d of process %d: %w", o.FD, o.PID, err)
 	}
-	defer func() { err = errors.Join(err, os.NewSyscallError("close", unix.Close(fd))) }()
+	defer func() { err = errors.Join(err, giveBack(fd)) }()
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return os.NewSyscallError("fstat", err)
@@ -36,4 +36,15 @@ func take(o Owner) (int, error) {
 	defer unix.Close(p)
 	fd, err := unix.PidfdGetfd(p, o.FD, 0)
 	return fd, os.NewSyscallError("pidfd_getfd", err)
+}
+
+// giveBack closes a descriptor. When the program has closed its own meanwhile and
+// its socket lingers (SO_LINGER), that takes as long as the program has set: nobody
+// waits for it then.
+func giveBack(fd int) error {
+	if l, err := unix.GetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER); err == nil && l.Onoff != 0 && l.Linger > 0 {
+		go unix.Close(fd)
+		return nil
+	}
+	return os.NewSyscallError("close", unix.Close(fd))
 }

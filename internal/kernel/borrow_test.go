@@ -2,10 +2,12 @@ package kernel
 
 import (
 	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -80,6 +82,56 @@ func endedProcess(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return c.Process.Pid
+}
+
+// A program may close its descriptor while it is lent, of a socket that lingers
+// (SO_LINGER). Then ours is the last, and nobody waits for it.
+func TestBorrowDoesNotLinger(t *testing.T) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { unix.Close(fd) }()
+	to := &unix.SockaddrInet4{Port: l.Addr().(*net.TCPAddr).Port, Addr: [4]byte{127, 0, 0, 1}}
+	if err := errors.Join(unix.Connect(fd, to), unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 60})); err != nil {
+		t.Fatal(err)
+	}
+	peer, err := l.Accept() // who reads nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer peer.Close() // ends the lingering
+	for err == nil {
+		err = unix.Sendto(fd, make([]byte, 1<<16), unix.MSG_DONTWAIT, nil)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	owner := Owner{PID: os.Getpid(), FD: fd}
+	go func() {
+		done <- Borrow(owner, st.Ino, func(int) error {
+			err := unix.Close(owner.FD)
+			fd = -1
+			return err
+		})
+	}()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it lingers")
+		peer.Close()
+		<-done
+	}
 }
 
 // Files that are no sockets are not lent, whatever their inode.
