@@ -29,6 +29,8 @@ const (
 // a policer's rate, which it takes instead of what it measures. It does so for 48
 // rounds (bbr_lt_bw_max_rtts), and every 10 s it would look for the least round
 // trip with four segments in flight (BBR_PROBE_RTT), so it is told again before.
+// Rounds pass with what is acknowledged: one that sends nothing keeps its model, and
+// is left in peace.
 const (
 	looseRounds = 24
 	looseLeast  = 250 * time.Millisecond
@@ -49,21 +51,21 @@ func (u *uplink) loosen(now mono.Time) {
 			return
 		}
 		h := &blocks[c.HWID.Index()].Hardware
-		if w, ok := looser(now, c, atomic.LoadUint32(&h.Cwnd), atomic.LoadUint32(&h.SRTT)); ok {
+		if w, ok := looser(now, c, atomic.LoadUint32(&h.Cwnd), atomic.LoadUint32(&h.SRTT), atomic.LoadUint32(&h.SndUna)); ok {
 			list = append(list, w)
 		}
 	})
 	u.heirs.add(list)
 }
 
-// looser is what to give S beside a device's window in segments and round trip
-// in microseconds; false: nothing for now.
-func looser(now mono.Time, c *handover.Conn, cwnd, srtt uint32) (w bpf.Window, ok bool) {
+// looser is what to give S beside a device's window in segments, round trip in
+// microseconds and snd.una; false: nothing for now.
+func looser(now mono.Time, c *handover.Conn, cwnd, srtt, una uint32) (w bpf.Window, ok bool) {
 	wide, model := leash(cwnd), text(c.State.CongestionControl) == "bbr"
-	if wide <= 2*c.Leash && !(model && now.Sub(c.Loose) > looseFor(srtt)) {
+	if wide <= 2*c.Leash && !(model && una != c.LooseUna && now.Sub(c.Loose) > looseFor(srtt)) {
 		return w, false
 	}
-	c.Leash, c.Loose = max(wide, c.Leash), now
+	c.Leash, c.Loose, c.LooseUna = max(wide, c.Leash), now, una
 	w = bpf.Window{Key: c.Key, Cwnd: c.Leash, Ssthresh: tcb.NoThreshold}
 	if model {
 		w.Inode, w.Private = c.State.Inode, widePath(c, srtt)

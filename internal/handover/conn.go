@@ -41,14 +41,15 @@ type Candidate struct {
 
 // A Conn is one connection of a Table.
 type Conn struct {
-	Flow  flow.ID
-	Key   flow.Key
-	HWID  abi.HWID // 0 until admitted
-	Phase Phase
-	Path  Path
-	State abi.KernelState // as last probed
-	Leash uint32          // the hands': segments of the congestion window that they gave the socket, 0 none
-	Loose mono.Time       // the hands': when they did
+	Flow     flow.ID
+	Key      flow.Key
+	HWID     abi.HWID // 0 until admitted
+	Phase    Phase
+	Path     Path
+	State    abi.KernelState // as last probed
+	Leash    uint32          // the hands': segments of the congestion window that they gave the socket, 0 none
+	Loose    mono.Time       // the hands': when they did,
+	LooseUna uint32          // and the device's snd.una then
 
 	control  [16]byte  // congestion control that the device is to use, zero: the socket's
 	ticket   uint64    // of the request that the present move serves, 0 none
