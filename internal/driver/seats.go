@@ -38,7 +38,9 @@ func newSeats(c *Config) *seats {
 	s := &seats{log: c.Log, ended: make(chan struct{})}
 	options, err := bpf.LoadOptions(len(c.Uplinks), c.MaxConnections)
 	if err == nil && c.ForbidOption {
-		err = options.Forbid(true)
+		if err = options.Forbid(true); err != nil {
+			err = errors.Join(err, options.Close()) // else programs could ask, and nobody would hear
+		}
 	}
 	if err != nil {
 		c.Log.Warn("programs are not told by TCP_INFO and TOEHOLD_OFFLOAD of their connections", "err", err)
