@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 
@@ -229,8 +230,8 @@ func TestGiveWhatCannotBe(t *testing.T) {
 		})
 	}
 	var key octets
-	if w.objects.Wanted.Iterate().Next(&key, new(wantedWindow)) {
-		t.Error("the map is not empty")
+	if err := w.objects.Wanted.NextKey(nil, &key); !errors.Is(err, ebpf.ErrKeyNotExist) {
+		t.Errorf("the map is not empty: %v", err)
 	}
 }
 

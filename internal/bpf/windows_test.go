@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"toehold/internal/flow"
@@ -129,8 +131,8 @@ func TestWindowsOfOthers(t *testing.T) {
 	}
 	setWindows(t, w, n.Host, 0) // and the map is empty again
 	var key octets
-	if w.objects.Wanted.Iterate().Next(&key, new(uint64)) {
-		t.Error("the map is not empty")
+	if err := w.objects.Wanted.NextKey(nil, &key); !errors.Is(err, ebpf.ErrKeyNotExist) {
+		t.Errorf("the map is not empty: %v", err)
 	}
 }
 
