@@ -120,7 +120,7 @@ var ended = func() context.Context {
 // add starts one uplink and waits until its device serves.
 func (d *Driver) add(ctx context.Context, name string) error {
 	u := newUplink(name, &d.cfg, d.journal, d.heirs)
-	u.strayed = d.strayed
+	u.strayed, u.revived = d.strayed, d.policing.revive
 	u.seats, u.slot = d.seats, len(d.uplinks)
 	u.generations = abi.Generations{First: uint32(len(d.uplinks)) + 1, Step: uint32(len(d.cfg.Uplinks))}
 	if err := u.open(); err != nil {

@@ -60,6 +60,7 @@ func (u *uplink) enrol(now, since mono.Time, ticket uint64, timeout time.Duratio
 			u.refuseOne(ticket, c.Flow, abi.DeviceFull, abi.DeviceFull.Text())
 		default:
 			u.latecomers[c.Flow.Key()] = &latecomer{c, ticket, since, timeout, v.Instead, now.Add(roomWithin)}
+			u.makeRoom[v.Instead.Key()] = c.Flow
 			leaving = append(leaving, v.Instead)
 		}
 	}
@@ -97,6 +98,7 @@ func (u *uplink) fill(now mono.Time) (any bool) {
 		}
 		any = true
 		delete(u.latecomers, k)
+		delete(u.makeRoom, l.instead.Key())
 		if why != abi.None {
 			u.refuseOne(l.ticket, l.Flow, why, detail)
 			continue
@@ -134,10 +136,8 @@ func (u *uplink) measure(now mono.Time, c *handover.Conn) {
 
 // madeRoomFor is the detail of a displaced connection's upload.
 func (u *uplink) madeRoomFor(id flow.ID) string {
-	for _, l := range u.latecomers {
-		if l.instead == id {
-			return "it made room for " + l.Flow.String()
-		}
+	if other, ok := u.makeRoom[id.Key()]; ok {
+		return "it made room for " + other.String()
 	}
 	return abi.Displaced.Text()
 }

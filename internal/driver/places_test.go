@@ -133,8 +133,8 @@ func TestMakesRoom(t *testing.T) {
 	if r := become(t, u, o, claimed(3, fast), claimed(2, fast), claimed(4, slow)); !same(r, abi.None, abi.AlreadyOnDevice, abi.DeviceFull) {
 		t.Fatalf("of two more: %v", r)
 	}
-	if u.table.Find(numbered(1).Key()) != nil || u.table.Find(numbered(3).Key()) == nil || u.roster.Len() != 2 || len(u.latecomers) != 0 {
-		t.Errorf("%d places, %d wait", u.roster.Len(), len(u.latecomers))
+	if u.table.Find(numbered(1).Key()) != nil || u.table.Find(numbered(3).Key()) == nil || u.roster.Len() != 2 || len(u.latecomers) != 0 || len(u.makeRoom) != 0 {
+		t.Errorf("%d places, %d wait, %d make room", u.roster.Len(), len(u.latecomers), len(u.makeRoom))
 	}
 	var home []Event
 	for _, e := range u.journal.Events() {
@@ -181,7 +181,7 @@ func TestNobodyMakesRoom(t *testing.T) {
 			if got := <-waits; len(got) != 1 || got[0].Reason != tt.want || got[0].Detail == "" {
 				t.Errorf("it waited for %+v", got)
 			}
-			if len(u.latecomers) != 0 || len(u.requests) != 0 || u.roster.Len() != 1 {
+			if len(u.latecomers) != 0 || len(u.makeRoom) != 0 || len(u.requests) != 0 || u.roster.Len() != 1 {
 				t.Errorf("%d wait, %d requests, %d places", len(u.latecomers), len(u.requests), u.roster.Len())
 			}
 		})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"toehold/internal/abi"
@@ -35,6 +36,8 @@ type policing struct {
 	driver *Driver
 	kick   chan struct{} // look at once
 	stop   func()        // ends the loop and waits for it
+
+	revived atomic.Bool // a device takes connections again, since the last look
 
 	mu       sync.Mutex // of what follows
 	decider  *policy.Decider
@@ -136,6 +139,9 @@ func (p *policing) turn() []group {
 func (p *policing) tick() []group {
 	now := mono.Now()
 	defer p.rest(now)
+	if p.revived.Swap(false) {
+		p.decider.Revived()
+	}
 	seen, err := p.look(now, p.decider.Policy())
 	if err != nil {
 		if !p.failed {
@@ -273,6 +279,13 @@ func (p *policing) apply(new *policy.Policy) {
 	p.mu.Unlock()
 	p.driver.journal.Add(Event{Kind: EventPolicyApplied, Detail: fmt.Sprintf("%s: %d rules", new.Name, len(new.Rules))})
 	p.driver.seats.judge(p.driver.PolicyTable())
+	p.nudge()
+}
+
+// revive is told of each device that takes connections again. It never waits:
+// an uplink's loop calls it, and a look waits for those.
+func (p *policing) revive() {
+	p.revived.Store(true)
 	p.nudge()
 }
 

@@ -137,6 +137,24 @@ func TestPolicyForbidsPrograms(t *testing.T) {
 	}
 }
 
+// What was refused since the device was paused moves when it goes on, however
+// long the policy would have waited.
+func TestPolicyAfterPause(t *testing.T) {
+	r := newRig(t)
+	if _, err := r.client.PauseDevices(ctx, "", true); err != nil {
+		t.Fatal(err)
+	}
+	p := r.connect(1, false)[0]
+	if _, err := r.client.ApplyPolicy(ctx, "p", []byte("limits: {retry_after: 1h}\nrules: [{name: all, action: offload}]\n")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is refused", func() bool { return len(r.told(p, driver.EventRefused)) > 0 })
+	if _, err := r.client.PauseDevices(ctx, "", false); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is on the device", func() bool { return r.placeOf(p) == driver.OnDevice })
+}
+
 // The commands about policies, end to end.
 func TestPolicyCommands(t *testing.T) {
 	r := newRig(t)

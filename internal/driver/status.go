@@ -94,6 +94,9 @@ func (u *uplink) pause(paused bool) {
 		kind = EventDevicePaused
 	}
 	u.journal.Add(Event{Kind: kind, Device: u.name, Reason: abi.Asked.String()})
+	if !paused {
+		u.revived()
+	}
 }
 
 // load reads what the device says of its work; nil when it died as it wrote.

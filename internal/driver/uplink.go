@@ -49,6 +49,7 @@ type uplink struct {
 	loosened mono.Time // when windows of sockets were last looked at
 
 	strayed chan<- struct{} // tells the driver of a socket whose route may be another now; has room for one
+	revived func()          // tells it that the device takes connections again
 
 	calls chan func()
 	ended chan struct{} // closed when the loop has ended
@@ -80,6 +81,7 @@ type uplink struct {
 
 	roster     *admission.Roster
 	latecomers map[flow.Key]*latecomer
+	makeRoom   map[flow.Key]flow.ID // for which latecomer each connection does
 
 	requests map[uint64]*request
 	ticket   uint64
@@ -108,8 +110,8 @@ func newUplink(name string, cfg *Config, j *Journal, h *heirs) *uplink {
 	u := &uplink{
 		name: name, cfg: cfg, journal: j, heirs: h, log: cfg.Log.With("uplink", name),
 		calls: make(chan func()), ended: make(chan struct{}),
-		latecomers: make(map[flow.Key]*latecomer),
-		requests:   make(map[uint64]*request), counters: counters{refused: make(map[string]int)},
+		latecomers: make(map[flow.Key]*latecomer), makeRoom: make(map[flow.Key]flow.ID), revived: func() {},
+		requests: make(map[uint64]*request), counters: counters{refused: make(map[string]int)},
 		down: "not started",
 	}
 	limits := cfg.Limits
@@ -267,6 +269,7 @@ func (u *uplink) hello(now mono.Time, h abi.Header, octets []byte) error {
 	u.fenced = false
 	u.journal.Add(Event{Kind: EventDeviceStarted, Device: u.name, Detail: fmt.Sprintf("process %d", u.proc.pid)})
 	u.served(nil)
+	u.revived()
 	return nil
 }
 

@@ -44,18 +44,21 @@ type standing struct {
 	hand     Hand       // that has put it where it is
 	moving   bool       // somebody else moves it
 	pending  *Move      // not answered yet
+	asOf     uint64     // revivals when that was made
 	turn     uint64     // of the last Tick that saw it
 }
 
 // A Decider turns what is seen of connections into moves. It is a state
-// machine without a clock: Apply, Tick, Done and Put are its inputs, in the
-// order of time.
+// machine without a clock: Apply, Tick, Done, Put and Revived are its inputs, in
+// the order of time.
 type Decider struct {
 	policy *Policy
 	conns  map[flow.ID]*standing
 	tokens float64 // moves that may be made now
 	filled mono.Time
 	turn   uint64
+
+	revivals uint64
 }
 
 // NewDecider returns a Decider that wants nothing: it has no policy yet.
@@ -139,7 +142,9 @@ func (d *Decider) Done(now mono.Time, id flow.ID, reason abi.Reason) {
 	case abi.AlreadyOnDevice, abi.AlreadyInKernel, abi.Moving:
 		// The next Tick sees what is the case.
 	default:
-		d.failed(now, c, reason)
+		if !noDevice(reason) || c.asOf == d.revivals { // else that has passed
+			d.failed(now, c, reason)
+		}
 	}
 }
 
@@ -154,6 +159,26 @@ func (d *Decider) failed(now mono.Time, c *standing, reason abi.Reason) {
 
 func (d *Decider) backOff(failures int) time.Duration {
 	return d.policy.Limits.RetryAfter << min(failures, mostDoublings)
+}
+
+// Revived notes that a device takes connections again: those that were refused
+// because none did need not wait any longer.
+func (d *Decider) Revived() {
+	d.revivals++
+	for _, c := range d.conns {
+		if noDevice(c.reason) {
+			c.again, c.failures, c.reason = 0, 0, abi.None
+		}
+	}
+}
+
+// noDevice says that a refusal was none of the connection.
+func noDevice(r abi.Reason) bool {
+	switch r {
+	case abi.DeviceDown, abi.DevicePaused, abi.DeviceStopped, abi.UplinkGone:
+		return true
+	}
+	return false
 }
 
 // Tick looks at all connections there are and returns what is to be moved
@@ -283,7 +308,7 @@ func (d *Decider) choose(now mono.Time, wanted []*candidate) (moves []Move) {
 			used[rule]++
 		}
 		pending := w.move
-		w.standing.pending = &pending
+		w.standing.pending, w.standing.asOf = &pending, d.revivals
 		moves = append(moves, w.move)
 	}
 	return moves

@@ -26,6 +26,7 @@ import (
 //	asked a       an operator, or, with program, its program moved it, to
 //	              place=P, or, without that, did not
 //	gone a        it ends
+//	revived       a device takes connections again
 //	outlook a     what the decider says of it
 type world struct {
 	d     *Decider
@@ -137,6 +138,8 @@ func (w *world) run(t *testing.T, d *datadriven.TestData) string {
 		named().Facts.Place = cmp.Or(place, named().Facts.Place)
 	case "gone":
 		delete(w.conns, d.CmdArgs[0].Key)
+	case "revived":
+		w.d.Revived()
 	case "outlook":
 		return w.d.Outlook(w.now, named().Flow) + "\n"
 	default:
