@@ -36,6 +36,9 @@ func markOneIn(t *testing.T, n *testnet.Net, oneIn int32) {
 			asm.Mod.Imm32(asm.R0, oneIn),
 			asm.JNE.Imm32(asm.R0, 0, "out"),
 			asm.Mov.Reg(asm.R1, asm.R6),
+			asm.Mov.Imm(asm.R2, 14+40), // of a frame that is captured too, whose headers must be copied
+			asm.FnSkbPullData.Call(),
+			asm.Mov.Reg(asm.R1, asm.R6),
 			asm.FnSkbEcnSetCe.Call(),
 			asm.Mov.Imm(asm.R0, next).WithSymbol("out"),
 			asm.Return(),
