@@ -59,7 +59,7 @@ func (c *contest) judge(a *Applicant) Verdict {
 	r := c.roster
 	s := r.shortage(a)
 	if s.none() {
-		r.take(c.now, a)
+		r.take(c.now, a, flow.Key{})
 		return Verdict{}
 	}
 	if left := r.resting(c.now, a); left > 0 {
@@ -72,7 +72,7 @@ func (c *contest) judge(a *Applicant) Verdict {
 	p.leaving = true
 	r.add(p, -1)
 	r.rest(c.now, p.Flow.Key())
-	r.take(c.now, a)
+	r.take(c.now, a, p.Flow.Key())
 	return Verdict{Instead: p.Flow}
 }
 
@@ -129,6 +129,17 @@ const (
 func (r *Roster) rest(now mono.Time, k flow.Key) {
 	long := max(firstRest, min(2*r.rests[k].long, longRest))
 	r.rests[k] = rest{until: now.Add(long), long: long}
+}
+
+// pardon takes the last rest of k back.
+func (r *Roster) pardon(k flow.Key) {
+	v := r.rests[k]
+	v.until, v.long = v.until.Add(-v.long), v.long/2
+	if v.long < firstRest {
+		delete(r.rests, k)
+		return
+	}
+	r.rests[k] = v
 }
 
 // resting is how long a still has to rest. What an operator wants is not kept.

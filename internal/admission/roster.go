@@ -118,6 +118,7 @@ type place struct {
 	octets  uint64    // when it was last measured
 	counted mono.Time // then
 	leaving bool      // it makes room, and counts no more
+	instead flow.Key  // of the one that made room for it; zero: none
 }
 
 // NewRoster returns a Roster in which all places are free.
@@ -158,8 +159,9 @@ func (r *Roster) Apply(now mono.Time, all []Applicant) []Verdict {
 	return verdicts
 }
 
-func (r *Roster) take(now mono.Time, a *Applicant) {
-	p := &place{Applicant: *a, prefix: r.prefixOf(a.Flow.Remote.Addr()), since: now}
+// take gives a the place of instead; zero: a free one.
+func (r *Roster) take(now mono.Time, a *Applicant, instead flow.Key) {
+	p := &place{Applicant: *a, instead: instead, prefix: r.prefixOf(a.Flow.Remote.Addr()), since: now}
 	r.places[a.Flow.Key()] = p
 	r.add(p, 1)
 }
@@ -194,6 +196,15 @@ func (r *Roster) Leave(k flow.Key) {
 		r.add(p, -1)
 	}
 	delete(r.places, k)
+}
+
+// GiveBack is Leave for a connection that has not come to the device after all:
+// who made room for it need not rest.
+func (r *Roster) GiveBack(k flow.Key) {
+	if p := r.places[k]; p != nil && p.instead != (flow.Key{}) {
+		r.pardon(p.instead)
+	}
+	r.Leave(k)
 }
 
 // Stay is for a connection that did not make room after all.

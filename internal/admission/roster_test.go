@@ -23,6 +23,7 @@ import (
 //	measure       a line each: a name and the octets so far
 //	wait D        time goes on
 //	leave, stay   a connection has left, or has not made room after all
+//	give-back     it has not come after all
 //	counts        of the roster's tables
 type world struct {
 	r     *Roster
@@ -147,6 +148,8 @@ func (w *world) do(t *testing.T, d *datadriven.TestData) string {
 		w.now = w.now.Add(by)
 	case "leave":
 		w.r.Leave(w.flow(d.CmdArgs[0].Key, "").Key())
+	case "give-back":
+		w.r.GiveBack(w.flow(d.CmdArgs[0].Key, "").Key())
 	case "stay":
 		w.r.Stay(w.flow(d.CmdArgs[0].Key, "").Key())
 	case "counts":
@@ -189,7 +192,7 @@ func TestFloodIsBounded(t *testing.T) {
 			if v.Displaces() && rnd.IntN(4) != 0 {
 				r.Leave(v.Instead.Key())
 			} else if v.Displaces() {
-				r.Leave(all[i].Flow.Key()) // it ended meanwhile
+				r.GiveBack(all[i].Flow.Key()) // it ended meanwhile
 				r.Stay(v.Instead.Key())
 			}
 		}

@@ -227,7 +227,7 @@ func (d *Driver) OffloadFlows(ctx context.Context, ids []flow.ID, o Options) (Re
 			continue
 		}
 		cands[r.uplink] = append(cands[r.uplink], candidate{
-			Candidate: handover.Candidate{Flow: id, Path: r.path, Control: o.control}, user: states[i].UID, claim: o.claimOf(id),
+			Candidate: handover.Candidate{Flow: id, Path: r.path, Control: o.control}, state: &states[i], claim: o.claimOf(id),
 		})
 	}
 	var shares []share

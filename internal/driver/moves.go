@@ -155,7 +155,7 @@ func (u *uplink) arrive(o handover.Outcome) {
 	if o.Reason == abi.Displaced {
 		o.Detail = u.madeRoomFor(o.Flow)
 	}
-	u.vacate(o.Flow.Key())
+	u.vacate(o.Flow.Key(), o.Kind)
 	u.journal.AddMove(o.Flow, o.Inode, Event{
 		Kind: eventKinds[o.Kind], ID: o.HWID.String(), Device: u.name, Reason: o.Reason.String(), Detail: o.Detail,
 		Elapsed: o.Took.Microseconds(), Stall: o.Stall.Microseconds(), Bytes: o.Bytes,

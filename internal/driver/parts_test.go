@@ -293,7 +293,7 @@ func TestRunnable(t *testing.T) {
 // candidates are operators' ones, with the flows numbered so.
 func candidates(numbers ...int) (all []candidate) {
 	for _, n := range numbers {
-		all = append(all, candidate{Candidate: handover.Candidate{Flow: numbered(n)}, claim: admission.Claim{Asked: true}})
+		all = append(all, candidate{Candidate: handover.Candidate{Flow: numbered(n)}, state: &abi.KernelState{State: 1, MSS: 1448}, claim: admission.Claim{Asked: true}})
 	}
 	return all
 }

@@ -9,13 +9,14 @@ import (
 	"toehold/internal/flow"
 	"toehold/internal/handover"
 	"toehold/internal/mono"
+	"toehold/internal/tcp"
 )
 
 // A candidate is a connection whose route has been checked, with what it has
 // to show for a place on the device.
 type candidate struct {
 	handover.Candidate
-	user  uint32
+	state *abi.KernelState // as just probed
 	claim admission.Claim
 }
 
@@ -36,13 +37,15 @@ const roomWithin = 2 * answerWithin
 
 // enrol gives candidates their places and returns those that can move now. The
 // others are refused, or wait for the connection that makes room for them:
-// there are never more of them than places.
+// there are never more of them than places. Nobody is asked to make room for
+// one that is known to be refused.
 func (u *uplink) enrol(now, since mono.Time, ticket uint64, timeout time.Duration, cands []candidate) []handover.Candidate {
+	cands = u.sift(ticket, cands)
 	enrolled := make([]handover.Candidate, 0, len(cands))
 	applicants := make([]admission.Applicant, len(cands))
 	for i := range cands {
 		c := &cands[i]
-		applicants[i] = admission.Applicant{Flow: c.Flow, User: c.user, Claim: c.claim}
+		applicants[i] = admission.Applicant{Flow: c.Flow, User: c.state.UID, Claim: c.claim}
 	}
 	var leaving []flow.ID
 	for i, v := range u.roster.Apply(now, applicants) {
@@ -54,11 +57,13 @@ func (u *uplink) enrol(now, since mono.Time, ticket uint64, timeout time.Duratio
 			u.refuseOne(ticket, c.Flow, v.Reason, v.Detail)
 		case !v.Displaces():
 			enrolled = append(enrolled, c)
-		case !u.leaves(v.Instead.Key()):
-			u.roster.Stay(v.Instead.Key())
-			u.roster.Leave(c.Flow.Key())
-			u.refuseOne(ticket, c.Flow, abi.DeviceFull, abi.DeviceFull.Text())
 		default:
+			if why := u.keeps(v.Instead.Key()); why != abi.None {
+				u.roster.Stay(v.Instead.Key())
+				u.roster.GiveBack(c.Flow.Key())
+				u.refuseOne(ticket, c.Flow, why, why.Text())
+				continue
+			}
 			u.latecomers[c.Flow.Key()] = &latecomer{c, ticket, since, timeout, v.Instead, now.Add(roomWithin)}
 			u.makeRoom[v.Instead.Key()] = c.Flow
 			leaving = append(leaving, v.Instead)
@@ -68,11 +73,73 @@ func (u *uplink) enrol(now, since mono.Time, ticket uint64, timeout time.Duratio
 	return enrolled
 }
 
-// leaves says that a connection is on its way home, or can be sent there: not
-// one that has not come yet.
-func (u *uplink) leaves(k flow.Key) bool {
-	c := u.table.Find(k)
-	return c != nil && c.Phase >= handover.Owned
+// sift refuses candidates that would be refused whoever made room for them, and
+// returns the others.
+func (u *uplink) sift(ticket uint64, cands []candidate) []candidate {
+	kept := make([]candidate, 0, len(cands))
+	for i := range cands {
+		c := &cands[i]
+		if why := u.foresee(c); why != abi.None {
+			u.refuseOne(ticket, c.Flow, why, handover.Detail(c.state, why))
+			continue
+		}
+		kept = append(kept, *c)
+	}
+	return kept
+}
+
+// foresee says what is known to keep a connection from the device before that
+// is asked: the connection's state, and what the device has been told to leave
+// to the kernel. The device decides for itself all the same.
+func (u *uplink) foresee(c *candidate) abi.Reason {
+	k := c.Flow.Key()
+	if u.table.Find(k) != nil || u.latecomers[k] != nil {
+		return abi.None // that is the answer
+	}
+	if why := handover.Verdict(c.state); why != abi.None {
+		return why
+	}
+	control := c.Control
+	if control == [16]byte{} {
+		control = c.state.CongestionControl
+	}
+	control = u.cfg.Controls.of(control)
+	offer := handover.OfferOf(k, control, c.state)
+	switch {
+	case u.cfg.Capability.Lacks(&offer):
+		return abi.ProtocolFeature
+	case control != [16]byte{} && !tcp.Supports(text(control)):
+		return abi.CongestionControl
+	}
+	return abi.None
+}
+
+// keeps says why a connection on the device need not make room: it has not come
+// yet, or the device takes nobody new. None is for one that is on its way home,
+// or can be sent there.
+func (u *uplink) keeps(k flow.Key) abi.Reason {
+	if c := u.table.Find(k); c == nil || c.Phase < handover.Owned {
+		return abi.DeviceFull
+	}
+	return u.overloaded()
+}
+
+// overloaded says what the device lacks for another connection, as far as the
+// load that it last published tells.
+func (u *uplink) overloaded() abi.Reason {
+	if u.set == nil {
+		return abi.None
+	}
+	l, busy := u.load(), u.cfg.Capability.Busy
+	switch {
+	case l == nil:
+		return abi.None
+	case l.PoolUsed > u.proc.greeting.Memory/8*7:
+		return abi.DeviceMemory
+	case busy > 0 && 100*l.BusyShare >= float64(busy):
+		return abi.DeviceCPU
+	}
+	return abi.None
 }
 
 func (u *uplink) displace(now mono.Time, ids []flow.ID) {
@@ -120,9 +187,14 @@ func (u *uplink) turn(now mono.Time, l *latecomer) (why abi.Reason, detail strin
 }
 
 // vacate gives up the place of a connection that neither has one on the device
-// any more nor waits for one.
-func (u *uplink) vacate(k flow.Key) {
-	if u.table.Find(k) == nil && u.latecomers[k] == nil {
+// any more nor waits for one. Who made room for one that did not come has done
+// so in vain.
+func (u *uplink) vacate(k flow.Key, what handover.Kind) {
+	switch {
+	case u.table.Find(k) != nil || u.latecomers[k] != nil:
+	case what == handover.Refused:
+		u.roster.GiveBack(k)
+	default:
 		u.roster.Leave(k)
 	}
 }

@@ -17,13 +17,15 @@ import (
 type obedient struct {
 	said       []message
 	generation uint32
-	clings     bool // answers no Pass and no Release
+	clings     bool       // answers no Pass and no Release
+	refuses    abi.Reason // whoever is offered
 }
 
 type message struct {
-	kind  abi.Type
-	batch uint32
-	ids   []abi.HWID
+	kind   abi.Type
+	batch  uint32
+	ids    []abi.HWID
+	reason abi.Reason
 }
 
 func (o *obedient) Probe(keys []flow.Key, out []abi.KernelState) error {
@@ -39,7 +41,7 @@ func (o *obedient) Inherit([]*handover.Conn)           {}
 func (o *obedient) Describe(*handover.Conn) error      { return nil }
 
 func (o *obedient) Offer(batch uint32, offers []abi.Offer) error {
-	m := message{kind: abi.Admitted, batch: batch}
+	m := message{kind: abi.Admitted, batch: batch, reason: o.refuses}
 	for range offers {
 		o.generation++
 		m.ids = append(m.ids, abi.MakeHWID(o.generation, o.generation))
@@ -63,7 +65,7 @@ func (o *obedient) work(t *testing.T, u *uplink) {
 		o.said = o.said[1:]
 		var answers []abi.Answer
 		for _, id := range m.ids {
-			answers = append(answers, abi.Answer{HWID: id})
+			answers = append(answers, abi.Answer{HWID: id, Reason: m.reason})
 		}
 		if err := u.table.Answer(mono.Now(), abi.Header{Type: m.kind, Count: uint16(len(answers)), Batch: m.batch}, answers); err != nil {
 			t.Fatal(err)
@@ -149,6 +151,64 @@ func TestMakesRoom(t *testing.T) {
 	o.work(t, u)
 	if u.roster.Len() != 0 {
 		t.Errorf("%d places are taken on an empty device", u.roster.Len())
+	}
+}
+
+// Nobody makes room for a connection that cannot be offloaded, and that is told
+// the reason which lasts, not that the device is full.
+func TestNobodyLeavesInVain(t *testing.T) {
+	for _, tt := range []struct {
+		edit func(c *Config, s *abi.KernelState)
+		want abi.Reason
+	}{
+		{func(_ *Config, s *abi.KernelState) { s.State = 4 }, abi.NotEstablished},
+		{func(_ *Config, s *abi.KernelState) { s.Special = abi.SpecialIPOptions }, abi.IPOptions},
+		{func(_ *Config, s *abi.KernelState) { s.Special = abi.SpecialMissing }, abi.NoConnection},
+		{func(c *Config, _ *abi.KernelState) { c.Capability.Without = admission.IPv4 }, abi.ProtocolFeature},
+		{func(c *Config, s *abi.KernelState) {
+			c.Capability.Without, s.Flags = admission.SACK, abi.FlagSACK
+		}, abi.ProtocolFeature},
+		{func(_ *Config, s *abi.KernelState) { copy(s.CongestionControl[:], "vegas") }, abi.CongestionControl},
+		{func(c *Config, s *abi.KernelState) {
+			copy(s.CongestionControl[:], "vegas")
+			c.Controls = Controls{"vegas": "cubic"}
+		}, abi.None},
+	} {
+		for _, claim := range []admission.Claim{{Asked: true}, {}} {
+			u, o := smallUplink(1, admission.Limits{})
+			become(t, u, o, claimed(1, admission.Claim{Priority: 1}))
+			c := claimed(2, claim)
+			tt.edit(u.cfg, c.state)
+			want := tt.want
+			if want == abi.None && !claim.Asked {
+				want = abi.DeviceFull
+			}
+			if r := become(t, u, o, c); !same(r, want) {
+				t.Errorf("%+v became %v, want %v", claim, r, want)
+			}
+			if has := u.table.Find(numbered(1).Key()) != nil; has != (want != abi.None) || u.roster.Len() != 1 {
+				t.Errorf("%v: the other one is on the device: %v; %d places", want, has, u.roster.Len())
+			}
+		}
+	}
+}
+
+// A device that refuses all the same has nobody rest for it.
+func TestMadeRoomInVain(t *testing.T) {
+	u, o := smallUplink(1, admission.Limits{})
+	become(t, u, o, claimed(1, admission.Claim{}))
+	o.refuses = abi.DeviceCPU
+	if r := become(t, u, o, claimed(2, admission.Claim{Priority: 1})); !same(r, abi.DeviceCPU) {
+		t.Fatalf("the second: %v", r)
+	}
+	o.refuses = abi.None
+	become(t, u, o, claimed(3, admission.Claim{}))
+	if r := become(t, u, o, claimed(1, admission.Claim{Priority: 1})); !same(r, abi.None) {
+		t.Fatalf("the first: %v", r)
+	}
+	become(t, u, o, claimed(2, admission.Claim{Priority: 2}))
+	if r := become(t, u, o, claimed(1, admission.Claim{Priority: 3})); !same(r, abi.DeviceFull) {
+		t.Errorf("the first, that has made room for the second: %v", r)
 	}
 }
 

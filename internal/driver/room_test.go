@@ -52,6 +52,30 @@ func TestRoomForAnother(t *testing.T) {
 	}
 }
 
+// A full device keeps what it has when the connection that is to come cannot be
+// offloaded, which is what that is told.
+func TestNoRoomForWhatCannotCome(t *testing.T) {
+	r := newRig(t, "--max-connections", "2", "--without", "ipv6")
+	pairs := r.connect(2, false)
+	if _, err := r.client.ApplyPolicy(ctx, "all", []byte("rules: [{name: all, action: offload}]")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the device is full", func() bool { d := r.device(); return d.Connections == 2 && d.Moving == 0 })
+	other := r.connect(1, true)[0]
+	res := r.offload(other.selector())
+	if reasons(res) != "protocol-feature" {
+		t.Errorf("refused %+v", res.Refused)
+	}
+	for _, p := range pairs {
+		if told := r.told(p, driver.EventUploaded); len(told) != 0 || r.placeOf(p) != driver.OnDevice {
+			t.Errorf("%s is %s: %q", p.flow(), r.placeOf(p), told)
+		}
+	}
+	if d := r.device(); d.Refused["protocol-feature"] == 0 || d.Refused["device-full"] != 0 || d.Connections != 2 {
+		t.Errorf("the device is %+v", d)
+	}
+}
+
 // The limits that a daemon is given are kept by driver and device, and each
 // connection of a batch has its own answer.
 func TestLimitsOfADevice(t *testing.T) {

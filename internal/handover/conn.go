@@ -105,8 +105,8 @@ type Outcome struct {
 	Bytes  uint64        // octets that the device held at that moment
 }
 
-// verdict says what keeps a connection in this state from being offloaded.
-func verdict(s *abi.KernelState) abi.Reason {
+// Verdict says what keeps a connection in this state from being offloaded.
+func Verdict(s *abi.KernelState) abi.Reason {
 	for _, v := range specials {
 		if s.Special&v.bit != 0 {
 			return v.reason

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"toehold/internal/abi"
+	"toehold/internal/flow"
 	"toehold/internal/mono"
 )
 
@@ -59,7 +60,7 @@ func (t *Table) admit(now mono.Time, conns []*Conn) {
 	}
 	kept := make([]*Conn, 0, len(conns))
 	for _, c := range conns {
-		if r := verdict(&c.State); r != abi.None {
+		if r := Verdict(&c.State); r != abi.None {
 			t.refuse(now, c, r, r.Text())
 			continue
 		}
@@ -87,11 +88,15 @@ func (t *Table) refuseAll(now mono.Time, conns []*Conn, r abi.Reason, err error)
 func (t *Table) offersOf(conns []*Conn) []abi.Offer {
 	t.offers = t.offers[:0]
 	for _, c := range conns {
-		t.offers = append(t.offers, abi.Offer{
-			Key: c.Key, CongestionControl: c.Control(), MSS: c.State.MSS, Flags: uint32(c.State.Flags),
-		})
+		t.offers = append(t.offers, OfferOf(c.Key, c.Control(), &c.State))
 	}
 	return t.offers
+}
+
+// OfferOf is what a device is told of a flow in this state that is to have
+// this congestion control.
+func OfferOf(k flow.Key, control [16]byte, s *abi.KernelState) abi.Offer {
+	return abi.Offer{Key: k, CongestionControl: control, MSS: s.MSS, Flags: uint32(s.Flags)}
 }
 
 // admitted goes on with the connections of one Admit. The answers stand in
@@ -109,7 +114,7 @@ func (t *Table) admitted(now mono.Time, batch uint32, answers []abi.Answer) {
 		a := &answers[i]
 		switch {
 		case a.Reason != abi.None:
-			t.refuse(now, c, a.Reason, detail(c, a.Reason))
+			t.refuse(now, c, a.Reason, Detail(&c.State, a.Reason))
 		case a.HWID == 0 || t.conns[a.HWID] != nil:
 			t.fail("%v was admitted as %q, which is taken", c.Flow, a.HWID)
 			t.refuse(now, c, abi.DeviceDown, t.broken.Error())
@@ -129,10 +134,10 @@ func (t *Table) admitted(now mono.Time, batch uint32, answers []abi.Answer) {
 	}
 }
 
-// detail says why the device does not admit c.
-func detail(c *Conn, r abi.Reason) string {
+// Detail says why a connection in this state is not admitted.
+func Detail(s *abi.KernelState, r abi.Reason) string {
 	if r == abi.CongestionControl {
-		name, _, _ := bytes.Cut(c.State.CongestionControl[:], []byte{0})
+		name, _, _ := bytes.Cut(s.CongestionControl[:], []byte{0})
 		return fmt.Sprintf("the socket uses %s: %s", name, r.Text())
 	}
 	return r.Text()
@@ -169,7 +174,7 @@ func (t *Table) steer(now mono.Time, conns []*Conn) {
 // describe checks again, since the program may have gone on, and writes the
 // block.
 func (t *Table) describe(c *Conn) (abi.Reason, string) {
-	if r := verdict(&c.State); r != abi.None {
+	if r := Verdict(&c.State); r != abi.None {
 		return r, "while it moved: " + r.Text()
 	}
 	if err := t.hands.Describe(c); err != nil {
