@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"os"
 	"strconv"
@@ -49,8 +50,8 @@ type wantedWindow struct {
 const maxWindows = 4096
 
 // Windows sets the congestion windows of kernel sockets. It registers a
-// congestion control named toehold_PID, which no socket keeps, for as long as
-// it is open. Set may be called from several goroutines.
+// congestion control of a name of its own (controlName), which no socket keeps,
+// for as long as it is open. Set may be called from several goroutines.
 type Windows struct {
 	objects    windowsObjects
 	name       string // of the congestion control
@@ -59,8 +60,33 @@ type Windows struct {
 	mu         sync.Mutex // of the map wanted
 }
 
-// lentName is followed by the number of the process.
+// lentName is followed by what tells processes apart.
 const lentName = "toehold_"
+
+// firstPIDNamespace is the inode of the namespace that the machine begins with
+// (PROC_PID_INIT_INO of include/linux/proc_ns.h).
+const firstPIDNamespace = 0xeffffffc
+
+// controlName is the name for a process by its number and the inode of its PID
+// namespace: names are the whole machine's, numbers are not.
+func controlName(pid int, namespace uint64) string {
+	if namespace == firstPIDNamespace {
+		return lentName + strconv.Itoa(pid)
+	}
+	h := fnv.New64a()
+	fmt.Fprint(h, pid, namespace)
+	const room = 36 * 36 * 36 * 36 * 36 * 36 // after the letter, which no number begins with
+	return lentName + "n" + strconv.FormatUint(h.Sum64()%room, 36)
+}
+
+// pidNamespace is the inode of the process's own, 0 when that is not to be known.
+func pidNamespace() uint64 {
+	var st unix.Stat_t
+	if unix.Stat("/proc/self/ns/pid", &st) != nil {
+		return 0
+	}
+	return st.Ino
+}
 
 // Lent reports whether a congestion control's name, padded with zeros, is that
 // of one which a socket has for a moment only, while a window is set.
@@ -80,7 +106,7 @@ func (w *Windows) load() error {
 	if err != nil {
 		return err
 	}
-	w.name = lentName + strconv.Itoa(os.Getpid())
+	w.name = controlName(os.Getpid(), pidNamespace())
 	if err := rename(spec, w.name); err != nil {
 		return err
 	}

@@ -143,7 +143,25 @@ func registered(t *testing.T) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return strings.Contains(string(b), fmt.Sprintf("toehold_%d", os.Getpid()))
+	return strings.Contains(string(b), controlName(os.Getpid(), pidNamespace()))
+}
+
+// Two daemons that are the first process of a container each have names of their
+// own, which the kernel takes (TCP_CA_NAME_MAX, with the zero at the end: 16).
+func TestControlNames(t *testing.T) {
+	seen := map[string]bool{}
+	for _, namespace := range []uint64{firstPIDNamespace, 4026532201, 4026532202, 0} {
+		for _, pid := range []int{1, 2, 4194304} {
+			name := controlName(pid, namespace)
+			if seen[name] || len(name) > 15 || !strings.HasPrefix(name, lentName) {
+				t.Errorf("%d in %d: %s", pid, namespace, name)
+			}
+			seen[name] = true
+		}
+	}
+	if name := controlName(77, firstPIDNamespace); name != "toehold_77" {
+		t.Errorf("outside of containers: %s", name)
+	}
 }
 
 // The congestion control is there as long as the Windows are, for nobody else.
