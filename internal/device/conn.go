@@ -51,7 +51,7 @@ type conn struct {
 	record          *record     // what it is judged by
 	left            windows     // of the engine that was there last
 	published       mono.Time   // when the private state in the block was so, 0: there is none
-	rate            deliveryRate
+	rate            uint64      // octets/s delivered, as last known
 	silence         deadlock
 
 	timer timer

@@ -2,32 +2,19 @@ package device
 
 import (
 	"testing"
-	"time"
 
-	"toehold/internal/mono"
+	"toehold/internal/abi"
+	"toehold/internal/tcp"
 )
 
-func TestDeliveryRate(t *testing.T) {
-	const ms = mono.Time(time.Millisecond)
-	var r deliveryRate
-	for i, step := range []struct {
-		at        mono.Time
-		delivered uint64
-		more      bool
-		want      uint64
-	}{
-		{1 * ms, 0, true, 0},
-		{2 * ms, 1000, true, 0},              // less than a round trip
-		{11 * ms, 5000, true, 500_000},       // 5000 in 10 ms
-		{12 * ms, 6000, false, 500_000},      // less than a round trip again
-		{21 * ms, 20_000, false, 1_500_000},  // 15000 in 10 ms
-		{500 * ms, 20_000, false, 1_500_000}, // there was nothing to deliver,
-		{510 * ms, 21_000, true, 100_000},    // which does not count
-		{520 * ms, 0, true, 100_000},         // another engine
-		{540 * ms, 4000, true, 200_000},
-	} {
-		if got := r.measure(step.at, step.delivered, step.more, 10*time.Millisecond); got != step.want {
-			t.Errorf("step %d: %d octets/s, want %d", i, got, step.want)
+// An engine that has delivered nothing yet knows no rate; the one before did.
+func TestDeliveryRateStays(t *testing.T) {
+	var c conn
+	var h abi.HardwarePart
+	for i, rate := range []uint64{0, 5_000_000, 0, 35_000} {
+		c.publishPath(&h, &tcp.Metrics{DeliveryRate: rate})
+		if want := []uint64{0, 5_000_000, 5_000_000, 35_000}[i]; h.DeliveryRate != want {
+			t.Errorf("engine %d: %d octets/s, want %d", i, h.DeliveryRate, want)
 		}
 	}
 }

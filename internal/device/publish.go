@@ -25,7 +25,7 @@ func (d *Device) publish(now mono.Time, c *conn) {
 	ssthresh, recovery := h.Ssthresh, h.Recovery
 	if c.place == abi.PlaceOwned {
 		d.count(c)
-		c.publishOwned(now, h)
+		c.publishOwned(h)
 	} else {
 		h.SndUna, h.SndNxt = uint32(c.out.una), uint32(c.out.nxt)
 		h.RcvNxt, h.RcvAcked = uint32(c.in.nxt), uint32(c.in.una)
@@ -38,7 +38,7 @@ func (d *Device) publish(now mono.Time, c *conn) {
 	shm.End(&h.Sequence)
 }
 
-func (c *conn) publishOwned(now mono.Time, h *abi.HardwarePart) {
+func (c *conn) publishOwned(h *abi.HardwarePart) {
 	m := c.metrics()
 	h.State, h.Recovery = uint8(m.State), uint8(m.Recovery)
 	h.SndUna, h.SndNxt = uint32(c.wire.SndUna()), uint32(c.wire.SndNxt())
@@ -48,7 +48,7 @@ func (c *conn) publishOwned(now mono.Time, h *abi.HardwarePart) {
 	h.SRTT, h.RTTVar, h.RTO = m.SRTT, m.RTTVar, m.RTO
 	h.Cwnd, h.Ssthresh = m.Cwnd, m.Ssthresh
 	h.HeldOut, h.HeldIn = m.HeldOut, m.HeldIn
-	c.publishPath(now, h, &m)
+	c.publishPath(h, &m)
 	publishTraffic(h, c.traffic())
 }
 

@@ -217,7 +217,7 @@ func (c *Conn) Metrics(m *Metrics) {
 		HeldIn:   c.rcv.held + c.rcv.after().held,
 		MSS:      c.snd.mss,
 
-		MinRTT: micros(c.rtt.min), Delivered: c.rate.delivered, PacingRate: c.cc.pacing,
+		MinRTT: micros(c.rtt.min), DeliveryRate: uint64(c.rate.latest), PacingRate: c.cc.pacing,
 	}
 	if m.PacingRate == 0 {
 		m.PacingRate = c.cc.pace(c.rtt.srtt)

@@ -11,7 +11,8 @@ type rateState struct {
 	delivered   uint64    // octets acknowledged or SACKed in all
 	deliveredAt mono.Time // when the last of them were
 	firstAt     mono.Time // when the octets delivered last had been sent
-	starved     uint64    // until so many are delivered the rate says what there was to send; 0: it does not
+	starved     uint32    // until so many are delivered, modulo 2^32, the rate says what there was to send; 0: it does not
+	latest      float32   // octets/s that tools are told; 0: not known
 }
 
 // stamp notes in x, which is about to be sent, what is known of the rate.
@@ -82,7 +83,7 @@ func (c *Conn) take(d *delivery, x *flight, n uint32, bySACK bool) {
 // rates fills in d what the delivery says of the rate (tcp_rate_gen).
 func (c *Conn) rates(d *delivery) {
 	r := &c.rate
-	if r.starved != 0 && r.delivered > r.starved {
+	if r.starved != 0 && int32(uint32(r.delivered)-r.starved) > 0 {
 		r.starved = 0
 	}
 	d.total = r.delivered
@@ -97,6 +98,18 @@ func (c *Conn) rates(d *delivery) {
 	if d.interval < c.rtt.min {
 		d.interval = 0 // the octets were not all sent in it
 	}
+	r.keep(d)
+}
+
+// keep takes a rate for what tools are told, unless it says no more than what
+// there was to send: then only one that is not below the last.
+func (r *rateState) keep(d *delivery) {
+	if d.interval <= 0 {
+		return
+	}
+	if rate := float32(float64(d.rated) / d.interval.Seconds()); !d.appLimited || rate >= r.latest {
+		r.latest = rate
+	}
 }
 
 // starve notes that there is nothing more to send though there could be
@@ -105,6 +118,6 @@ func (c *Conn) rates(d *delivery) {
 // (sk_stream_is_writeable), and payload takes up to twice its size of it.
 func (c *Conn) starve() {
 	if l := &c.loss; l.lost <= l.resent && c.pipe() < c.cc.cwnd && c.snd.flight() < c.opt.sndBuf/2 {
-		c.rate.starved = max(c.rate.delivered+uint64(c.pipe()), 1)
+		c.rate.starved = max(uint32(c.rate.delivered)+c.pipe(), 1)
 	}
 }

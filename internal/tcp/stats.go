@@ -46,5 +46,8 @@ type Metrics struct {
 	Lost       uint32 // those held for lost,
 	Resent     uint32 // and those of them sent again
 	PacingRate uint64 // octets/s that leave at the most, 0: no limit
-	Delivered  uint64 // octets acknowledged or SACKed since Restore
+
+	// Octets/s that were delivered the last time that it was not the program
+	// which limited them, or more than that since (Linux tcpi_delivery_rate); 0: not known.
+	DeliveryRate uint64
 }
