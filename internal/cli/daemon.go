@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -222,14 +223,32 @@ func (o *DaemonOptions) reload(ctx context.Context, env *Env, d *driver.Driver) 
 		return
 	}
 	source, err := env.readPolicy(o.PolicyFile)
-	if err == nil {
+	if err != nil {
+		d.PolicyRejected(err)
+	} else {
 		_, err = d.ApplyPolicy(ctx, o.PolicyFile, source)
 	}
 	if err != nil {
-		o.Log.Error("the policy in force stays", "file", o.PolicyFile, "err", err)
+		o.Log.Error("the policy in force stays", "file", o.PolicyFile)
+		complain(o.Log, err)
 		return
 	}
 	o.Log.Info("policy applied", "file", o.PolicyFile)
+}
+
+// mostSaid bounds the lines that the log has of one policy.
+const mostSaid = 20
+
+// complain logs what is wrong with a policy, each in a line of its own.
+func complain(log *slog.Logger, err error) {
+	lines := strings.Split(err.Error(), "\n")
+	for i, line := range lines {
+		if i == mostSaid {
+			log.Error("more is wrong with the policy: toehold policy check FILE says it", "count", len(lines)-i)
+			return
+		}
+		log.Error("wrong with the policy", "err", line)
+	}
 }
 
 // listeners are where the daemon is asked: the control socket, and metrics by

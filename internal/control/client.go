@@ -113,8 +113,14 @@ func (c *Client) Version(ctx context.Context) (out Version, err error) {
 	return out, c.call(ctx, c.patience, "GET", "version", nil, &out)
 }
 
+// ErrFollowEnds is that a daemon tells no more to who followed its events.
+var ErrFollowEnds = errors.New("the daemon tells no more events: it was stopped")
+
+// errTooSlow is the same for a follower that was dropped.
+var errTooSlow = errors.New("the daemon tells no more events, as they were not read fast enough: follow anew")
+
 // Events calls emit for each event kept and, when follow is set, for those to
-// come until the context or the daemon ends.
+// come until the context ends; that the daemon does before is an error.
 func (c *Client) Events(ctx context.Context, follow bool, emit func(driver.Event) error) error {
 	q := url.Values{}
 	if follow {
@@ -128,13 +134,22 @@ func (c *Client) Events(ctx context.Context, follow bool, emit func(driver.Event
 	if follow {
 		body.late.Stop() // nothing may happen for long
 	}
+	end := error(nil)
+	if follow {
+		end = ErrFollowEnds
+	}
 	for dec := json.NewDecoder(body); ; {
 		var e driver.Event
 		switch err := dec.Decode(&e); {
-		case errors.Is(err, io.EOF), ctx.Err() != nil:
+		case ctx.Err() != nil:
 			return nil
+		case errors.Is(err, io.EOF):
+			return end
 		case err != nil:
 			return c.explain(body.ctx, fmt.Errorf("the daemon ended: %w", err))
+		}
+		if e.Kind == driver.EventDropped {
+			end = errTooSlow
 		}
 		if err := emit(e); err != nil {
 			return err

@@ -63,7 +63,7 @@ func (s *stub) Events(ctx context.Context, follow bool, emit func(driver.Event) 
 	for {
 		select {
 		case e := <-s.events:
-			if err := emit(e); err != nil {
+			if err := emit(e); err != nil || e.Kind == driver.EventDropped {
 				return err
 			}
 		case <-ctx.Done():
@@ -303,8 +303,22 @@ func TestEventsFollow(t *testing.T) {
 		}
 	}
 	stop() // a daemon that ends lets its followers go
-	if err := <-ended; err != nil {
+	if err := <-ended; err != ErrFollowEnds {
 		t.Errorf("followed to the end: %v", err)
+	}
+}
+
+// Who does not read fast enough is told why the events end.
+func TestFollowTooSlow(t *testing.T) {
+	s := &stub{events: make(chan driver.Event, 1)}
+	s.events <- driver.Event{Kind: driver.EventDropped}
+	path, _ := serve(t, s)
+	c := NewClient(path)
+	defer c.Close()
+	var last string
+	err := c.Events(context.Background(), true, func(e driver.Event) error { last = e.Kind; return nil })
+	if err != errTooSlow || last != driver.EventDropped {
+		t.Errorf("after %s: %v", last, err)
 	}
 }
 

@@ -4,20 +4,21 @@ import "time"
 
 // The kinds of event.
 const (
-	EventOffloaded     = "offloaded"
-	EventRefused       = "refused"
-	EventUploaded      = "uploaded"
-	EventEnded         = "ended"
-	EventDeviceStarted = "device-started"
-	EventDeviceLost    = "device-lost"
-	EventDeviceStopped = "device-stopped"
-	EventDevicePaused  = "device-paused"
-	EventDeviceResumed = "device-resumed"
-	EventUplinkGone    = "uplink-gone"
-	EventUplinkBack    = "uplink-back"
-	EventNextHops      = "next-hops"
-	EventPolicyApplied = "policy-applied"
-	EventDropped       = "dropped"
+	EventOffloaded      = "offloaded"
+	EventRefused        = "refused"
+	EventUploaded       = "uploaded"
+	EventEnded          = "ended"
+	EventDeviceStarted  = "device-started"
+	EventDeviceLost     = "device-lost"
+	EventDeviceStopped  = "device-stopped"
+	EventDevicePaused   = "device-paused"
+	EventDeviceResumed  = "device-resumed"
+	EventUplinkGone     = "uplink-gone"
+	EventUplinkBack     = "uplink-back"
+	EventNextHops       = "next-hops"
+	EventPolicyApplied  = "policy-applied"
+	EventPolicyRejected = "policy-rejected"
+	EventDropped        = "dropped"
 )
 
 // An EventKind says what one kind of event tells.
@@ -46,6 +47,7 @@ func EventKinds() []EventKind {
 		{EventUplinkBack, "the interface is there again, and a device is started", "device"},
 		{EventNextHops, "a next hop that connections on the device go by does not answer, so that the device sends nothing there, or all answer again", "device, detail"},
 		{EventPolicyApplied, "a policy was put in force, at the start, by `toehold policy apply` or by SIGHUP", "detail"},
+		{EventPolicyRejected, "a policy that was to be put in force could not be read, or something is wrong in it, the first of which is told: the one before stays", "detail"},
 		{EventDropped, "the last event of a follower that did not read fast enough: follow anew, from the events kept", "detail"},
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"toehold/internal/policy"
 )
 
 var update = flag.Bool("update", false, "write docs/EVENTS.md")
@@ -22,7 +24,8 @@ func eventsDoc() string {
 	var b strings.Builder
 	b.WriteString(`# Events
 
-What ` + "`toehold events`" + ` tells: the last 4096 events, and with ` + "`--follow`" + ` those to come. With ` + "`--json`" + ` each is one object on a line of its own. Every event has
+What ` + "`toehold events`" + ` tells: the last 4096 events, and with ` + "`--follow`" + ` those to come. That goes on until it is ended; when the daemon stops before, or tells no more because the follower did not read fast
+enough, it says so on stderr and ends with 1. With ` + "`--json`" + ` each is one object on a line of its own. Every event has
 ` + "`time` (RFC 3339) and `kind`" + `; fields without a value are left out. Reasons are those of [REASONS.md](REASONS.md), times are in microseconds, sizes in octets.
 
 | kind | tells that | fields |
@@ -45,6 +48,27 @@ What ` + "`toehold events`" + ` tells: the last 4096 events, and with ` + "`--fo
 | ` + "`count`" + ` | connections concerned |
 `)
 	return b.String()
+}
+
+// Whatever is wrong with a policy, and however long, its event has the first of
+// it, and is short.
+func TestPolicyRejected(t *testing.T) {
+	long := strings.Repeat("ä", longestReason)
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{os.ErrNotExist, "file does not exist"},
+		{policy.Problems{{File: "p", Line: 3, Column: 7, Message: "no"}}, "p:3:7: no"},
+		{policy.Problems{{File: "p", Line: 3, Column: 7, Message: "no"}, {}, {}}, "p:3:7: no (and 2 more)"},
+		{policy.Problems{{File: "p", Line: 3, Column: 7, Message: long}, {}}, "p:3:7: " + strings.Repeat("ä", 196) + "... (and 1 more)"},
+	} {
+		d := &Driver{journal: testJournal()}
+		d.PolicyRejected(tt.err)
+		if e := d.journal.Events(); len(e) != 1 || e[0].Kind != EventPolicyRejected || e[0].Detail != tt.want {
+			t.Errorf("%+v, want %q", e, tt.want)
+		}
+	}
 }
 
 func TestEventsAreDocumented(t *testing.T) {

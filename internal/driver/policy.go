@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -400,8 +401,29 @@ var ErrNoPolicy = errors.New("no policy is in force: connections move when an op
 func (d *Driver) ApplyPolicy(ctx context.Context, name string, source []byte) (PolicyView, error) {
 	p, err := ParsePolicy(name, source, d.cfg.Uplinks)
 	if err != nil {
+		d.PolicyRejected(err)
 		return PolicyView{}, err
 	}
 	d.policing.apply(p)
 	return d.Policy(ctx)
+}
+
+// longestReason bounds what an event says of a policy, which quotes it.
+const longestReason = 400 // octets
+
+// PolicyRejected notes that a policy which somebody wanted in force is not, and
+// the first reason.
+func (d *Driver) PolicyRejected(err error) {
+	reason, more := err.Error(), ""
+	var problems policy.Problems
+	if errors.As(err, &problems) && len(problems) > 0 {
+		reason = problems[0].String()
+		if n := len(problems) - 1; n > 0 {
+			more = fmt.Sprintf(" (and %d more)", n)
+		}
+	}
+	if len(reason) > longestReason {
+		reason = strings.ToValidUTF8(reason[:longestReason], "") + "..."
+	}
+	d.journal.Add(Event{Kind: EventPolicyRejected, Detail: reason + more})
 }

@@ -100,16 +100,40 @@ func TestPolicyReload(t *testing.T) {
 	if v, err := r.client.Policy(ctx); err != nil || len(v.Rules) != 1 {
 		t.Errorf("in force is %+v, %v", v, err)
 	}
+	rejected := func() (all []string) {
+		err := r.client.Events(ctx, false, func(e driver.Event) error {
+			if e.Kind == driver.EventPolicyRejected {
+				all = append(all, e.Detail)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	if all := rejected(); len(all) != 1 || !strings.HasPrefix(all[0], file+":3:11: ") {
+		t.Errorf("the events say %q", all)
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	r.cmd.Process.Signal(syscall.SIGHUP)
+	eventually(t, "the events say that the file is gone", func() bool {
+		all := rejected()
+		return len(all) == 2 && strings.Contains(all[1], file)
+	})
 	write(t, file, "rules:\n- name: all\n  action: offload\n")
 	r.cmd.Process.Signal(syscall.SIGHUP)
 	eventually(t, "it is offloaded", func() bool { return r.placeOf(p) == driver.OnDevice })
 	p.exchange(t, "on the device")
 	// An operator's upload outlasts the policy's wish.
 	r.moved(r.upload(p.selector()), 1)
-	e, err := r.client.ExplainPolicy(ctx, p.selector())
-	if err != nil || e.Rule != "all" || e.Would != "offload" || !strings.HasPrefix(e.Outlook, "an operator") {
-		t.Errorf("explained: %+v, %v", e, err)
-	}
+	// The policy may be told a moment later how its own move has ended.
+	eventually(t, "an operator's upload is the reason", func() bool {
+		e, err := r.client.ExplainPolicy(ctx, p.selector())
+		return err == nil && e.Rule == "all" && e.Would == "offload" && strings.HasPrefix(e.Outlook, "an operator")
+	})
 }
 
 // A rule that says never keeps a connection off the device also when its
