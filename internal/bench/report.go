@@ -132,6 +132,7 @@ type Batch struct {
 func (r *Report) print(out io.Writer, asJSON bool) error {
 	if asJSON {
 		e := json.NewEncoder(out)
+		e.SetEscapeHTML(false)
 		e.SetIndent("", "  ")
 		return e.Encode(r)
 	}

@@ -121,6 +121,9 @@ func policyCheckCommand(env *Env) *cobra.Command {
 		case *asJSON:
 			return printJSON(env.Out, c)
 		}
+		for _, w := range c.Warnings {
+			fmt.Fprintln(env.Err, "toehold: warning:", w)
+		}
 		return printCheck(env.Out, &c)
 	}
 	return cmd

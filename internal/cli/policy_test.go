@@ -14,6 +14,7 @@ import (
 // files are what the commands of the scripts can read.
 var files = map[string]string{
 	"good.yaml": "limits: {moves_per_second: 7}\nrules:\n- name: web\n  when: |\n    local.port == 80 &&\n      rate > 1000\n  action: offload\n  for: 5s\n  quota: 9\n",
+	"late.yaml": "rules:\n- {name: all, action: leave}\n- {name: web, when: local.port == 80 && rate > 1000, action: offload}\n",
 	"bad.yaml":  "rules:\n- name: web\n  when: local.port = 80\n  action: fly\n",
 }
 

@@ -19,9 +19,17 @@ func addJSON(cmd *cobra.Command) *bool {
 
 // printJSON writes one value, indented, as scripts and people read it.
 func printJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
+	enc := encoder(w)
 	enc.SetIndent("", "  ")
 	return enc.Encode(v)
+}
+
+// encoder writes JSON in which a policy's && and > stay what they are: it is not
+// for web pages.
+func encoder(w io.Writer) *json.Encoder {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	return enc
 }
 
 // A table is text in columns that line up; numbers stand to the right.

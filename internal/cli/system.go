@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"runtime"
@@ -24,7 +23,7 @@ func eventsCommand(env *Env) *cobra.Command {
 	follow := cmd.Flags().BoolP("follow", "f", false, "go on with what happens from now on")
 	asJSON := cmd.Flags().Bool("json", false, "print one JSON object a line")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		enc := json.NewEncoder(env.Out)
+		enc := encoder(env.Out)
 		return env.dial(cmd).Events(cmd.Context(), *follow, func(e driver.Event) error {
 			if *asJSON {
 				return enc.Encode(e)

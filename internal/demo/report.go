@@ -139,10 +139,9 @@ func (r *report) check() error {
 
 func (r *report) print(out io.Writer, asJSON bool) {
 	if asJSON {
-		b, err := json.Marshal(r)
-		if err == nil {
-			fmt.Fprintf(out, "%s\n", b)
-		}
+		e := json.NewEncoder(out)
+		e.SetEscapeHTML(false)
+		e.Encode(r) // an error means that nobody reads
 		return
 	}
 	r.table(out)

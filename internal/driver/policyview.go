@@ -42,6 +42,8 @@ type PolicyCheck struct {
 	Name        string       `json:"name"`
 	Rules       []RuleView   `json:"rules"`
 	Connections []Assessment `json:"connections"`
+	// Warnings are of what is allowed and hardly meant.
+	Warnings policy.Problems `json:"warnings,omitempty"`
 }
 
 // An Assessment is what a policy would do to one connection.
@@ -137,7 +139,7 @@ func (d *Driver) CheckPolicy(_ context.Context, name string, source []byte) (Pol
 func CheckNothing(p *policy.Policy) PolicyCheck { return check(p, nil) }
 
 func check(p *policy.Policy, seen []policy.Seen) PolicyCheck {
-	c := PolicyCheck{Name: p.Name}
+	c := PolicyCheck{Name: p.Name, Warnings: p.Unreachable()}
 	c.Rules, c.Connections = assess(p, seen)
 	if c.Connections == nil {
 		c.Connections = []Assessment{} // not null

@@ -19,9 +19,17 @@ func TestFiles(t *testing.T) {
 			if err != nil {
 				return err.Error() + "\n"
 			}
-			return describe(p)
+			return describe(p) + warnings(p)
 		})
 	})
+}
+
+func warnings(p *Policy) string {
+	var b strings.Builder
+	for _, w := range p.Unreachable() {
+		fmt.Fprintln(&b, "warning:", w)
+	}
+	return b.String()
 }
 
 func describe(p *Policy) string {

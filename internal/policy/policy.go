@@ -5,6 +5,7 @@ package policy
 
 import (
 	_ "embed"
+	"fmt"
 	"slices"
 	"time"
 )
@@ -103,6 +104,20 @@ func (p *Policy) Forbids(f *Facts) (rule string) {
 		return p.Rules[i].Name
 	}
 	return ""
+}
+
+// Unreachable warns of the rules behind one that matches every connection: no
+// connection ever comes to them.
+func (p *Policy) Unreachable() (all Problems) {
+	i := slices.IndexFunc(p.Rules, func(r Rule) bool { return r.Condition.String() == "true" })
+	if i < 0 {
+		return nil
+	}
+	first := &p.Rules[i]
+	for _, r := range p.Rules[i+1:] {
+		all = append(all, Problem{p.Name, r.Line, 1, fmt.Sprintf("rule %q is never reached: %q on line %d matches every connection", r.Name, first.Name, first.Line)})
+	}
+	return all
 }
 
 // MayForbid reports whether any rule does.
