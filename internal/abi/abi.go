@@ -14,7 +14,7 @@ import (
 
 // Version is the version of everything in this package. Driver and device
 // refuse each other when theirs differ.
-const Version = 11
+const Version = 12
 
 // HWID is a hardware connection identifier: index into the device's table in
 // the lower 32 bits, generation of that slot in the upper ones. Generations
@@ -309,7 +309,7 @@ type HardwarePart struct {
 	Cubic                            CubicState // means something if CongestionControl is cubic
 	PrivateAt                        uint64     // CLOCK_MONOTONIC ns at which Cubic and BBR were so, 0: not known
 	BBR                              BBRState   // bbr
-	_                                [40]byte
+	_                                [32]byte
 }
 
 // BlockSize is the size of a Block in octets.
@@ -321,6 +321,9 @@ type Block struct {
 	Kernel   KernelPart
 	Socket   SocketPart
 	Hardware HardwarePart
+	// The peer's segments that came as IP fragments, ever, of all that the block was used
+	// for; written by BPF.
+	Fragments uint64
 }
 
 // Places of a connection, as the device sees it.

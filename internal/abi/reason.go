@@ -57,6 +57,7 @@ const (
 	DeviceSegments
 	ProtocolFeature
 	RecoveryTimeout
+	Fragments
 	reasons
 )
 
@@ -112,6 +113,7 @@ var reasonTexts = [reasons][2]string{
 	DeviceSegments:    {"device-segments", "the device handles as many segments a second as `toehold daemon --max-segments` allows"},
 	ProtocolFeature:   {"protocol-feature", "the connection uses a protocol feature that the device does not have, or is to leave to the kernel (`toehold daemon --without`)"},
 	RecoveryTimeout:   {"recovery-timeout", "the peer has not answered retransmissions for long (RFC 1122, section 4.2.3.5: R2); the kernel decides what becomes of the connection"},
+	Fragments:         {"fragments", "the peer's segments come as IP fragments, more of them than is put up with or so that the device cannot keep in step; the kernel alone puts them together"},
 }
 
 // Lasting says that a refusal for this reason will be repeated as long as the

@@ -41,7 +41,7 @@ func TestSockoptLayoutsAgree(t *testing.T) {
 	if err := spec.Types.TypeByName("block", &block); err != nil {
 		t.Fatal(err)
 	}
-	hardware := block.Members[len(block.Members)-2]
+	hardware := block.Members[len(block.Members)-3]
 	part := placesInC(hardware.Type.(*btf.Struct), 0)
 	part = part[:len(part)-1] // the last one only fills it up
 	if want := placesInGo(reflect.TypeFor[abi.HardwarePart](), 0)[:len(part)]; !reflect.DeepEqual(part, want) {
@@ -49,6 +49,9 @@ func TestSockoptLayoutsAgree(t *testing.T) {
 	}
 	if block.Size != abi.BlockSize || uintptr(hardware.Offset.Bytes()) != unsafe.Offsetof(abi.Block{}.Hardware) {
 		t.Errorf("a block of %d octets, hardware at %d; Go has %d and %d", block.Size, hardware.Offset.Bytes(), abi.BlockSize, unsafe.Offsetof(abi.Block{}.Hardware))
+	}
+	if f := block.Members[len(block.Members)-1]; f.Name != "fragments" || uintptr(f.Offset.Bytes()) != unsafe.Offsetof(abi.Block{}.Fragments) {
+		t.Errorf("the block ends with %s at %d; Go has the fragments at %d", f.Name, f.Offset.Bytes(), unsafe.Offsetof(abi.Block{}.Fragments))
 	}
 }
 

@@ -116,6 +116,7 @@ func addReturns(cmd *cobra.Command, r *abi.Returns) {
 	cmd.Flags().DurationVar(&r.Idle, "return-idle", 0, back+"that carried nothing for so long, from 100ms on; 0: never for that")
 	cmd.Flags().Float64Var(&r.Loss, "return-loss", 0, back+"of whose segments more than this part was sent again, such as 0.05; 0: never for that")
 	cmd.Flags().Float64Var(&r.Reordering, "return-reordering", 0, back+"of whose peer's segments more than this part came after a gap; 0: never for that")
+	cmd.Flags().Float64Var(&r.Fragments, "return-fragments", 0, back+"of whose peer's segments more than this part came as IP fragments; 0: never for that")
 	cmd.Flags().Float64Var(&r.SmallIO, "return-small-io", 0, back+"whose segments carry fewer octets on average; 0: never for that")
 }
 
@@ -127,6 +128,8 @@ func checkReturns(r *abi.Returns) error {
 		return usage("return-loss %v is no part from 0 to 1", r.Loss)
 	case !(r.Reordering >= 0 && r.Reordering < 1):
 		return usage("return-reordering %v is no part from 0 to 1", r.Reordering)
+	case !(r.Fragments >= 0 && r.Fragments < 1):
+		return usage("return-fragments %v is no part from 0 to 1", r.Fragments)
 	case !(r.SmallIO >= 0 && r.SmallIO <= 65535):
 		return usage("return-small-io %v is not from 0 to 65535", r.SmallIO)
 	}

@@ -530,6 +530,33 @@ func TestOutOfStepAgainAndAgain(t *testing.T) {
 	}
 }
 
+// The reason of that is the fragments, if some came in the last minute before.
+func TestOutOfStepByFragments(t *testing.T) {
+	for _, tt := range []struct {
+		fragments uint64
+		pause     time.Duration // after the first time, with all of them before
+		want      abi.Reason
+	}{
+		{0, 0, abi.OutOfStep},
+		{1, 0, abi.Fragments},
+		{1, 2 * time.Minute, abi.OutOfStep},
+	} {
+		w := plainWorld(t, true, true)
+		id := w.ownNow()
+		c := w.device.find(id)
+		w.device.blocks[id.Index()].Fragments += tt.fragments
+		w.device.outOfStep(w.now, c)
+		w.now = w.now.Add(tt.pause)
+		for c.reowned <= maxReowned {
+			w.device.outOfStep(w.now, c)
+		}
+		w.device.Turn(w.now)
+		if a, ok := w.answer(abi.Notice); !ok || a.Reason != tt.want {
+			t.Errorf("%d fragments, then %v: %v, %q, want %q", tt.fragments, tt.pause, ok, a.Reason, tt.want)
+		}
+	}
+}
+
 // The FIN of the peer is lost while S is in CLOSE_WAIT and being moved.
 func TestCloseWaitWithTheFINAgain(t *testing.T) {
 	w := plainWorld(t, true, true)

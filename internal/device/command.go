@@ -89,6 +89,7 @@ func (d *Device) admit(batch uint32, o abi.Offer) {
 		c.control = "cubic"
 	}
 	c.timer.conn = c
+	c.fragments = d.fragments(c)
 	s.conn = c
 	d.flows[c.key] = c
 	d.touch(c)

@@ -28,6 +28,8 @@ type conn struct {
 	batch                uint32    // of that request
 	reowned              int       // times it was passed and owned again by itself,
 	reownedAt            mono.Time // the last of them
+	fragments            uint64    // in the block when c last fell out of step, or was admitted
+	fragmented           bool      // some came before one of those times
 
 	// Owned.
 	wire, host      tcp.Conn // towards the peer, towards S

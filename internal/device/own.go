@@ -247,13 +247,27 @@ func (d *Device) outOfStep(now mono.Time, c *conn) {
 	d.passAgain(now, c)
 	c.place = abi.PlacePassing
 	if now.Sub(c.reownedAt) > time.Minute {
-		c.reowned = 0
+		c.reowned, c.fragmented = 0, false
 	}
 	c.reowned, c.reownedAt = c.reowned+1, now
+	why := d.whyOutOfStep(c)
 	if c.reowned > maxReowned {
 		c.place = abi.PlaceLeaving
-		d.notice(c, abi.OutOfStep)
+		d.notice(c, why)
 	}
+}
+
+// whyOutOfStep blames fragments if some have come before this time or another
+// in the row: S has got segments from the kernel then that the device has never
+// seen, and may acknowledge them one by one.
+func (d *Device) whyOutOfStep(c *conn) abi.Reason {
+	n := d.fragments(c)
+	c.fragmented = c.fragmented || n != c.fragments
+	c.fragments = n
+	if c.fragmented {
+		return abi.Fragments
+	}
+	return abi.OutOfStep
 }
 
 // maxReowned bounds how often in a row a connection is passed and owned again

@@ -8,7 +8,7 @@ import (
 )
 
 func TestAgainst(t *testing.T) {
-	r := abi.Returns{Loss: 0.05, Reordering: 0.1, SmallIO: 200}
+	r := abi.Returns{Loss: 0.05, Reordering: 0.1, Fragments: 0.2, SmallIO: 200}
 	good := abi.Traffic{BytesSent: 1_000_000, SegsSent: 1000, SegsReceived: 1000}
 	for _, tt := range []struct {
 		name string
@@ -25,11 +25,30 @@ func TestAgainst(t *testing.T) {
 	} {
 		traffic := good
 		tt.edit(&traffic)
-		if got := against(&r, &traffic); got != tt.want {
+		if got := against(&r, &traffic, 0); got != tt.want {
 			t.Errorf("%s: %q", tt.name, got)
 		}
-		if got := against(&abi.Returns{}, &traffic); got != abi.None {
+		if got := against(&abi.Returns{}, &traffic, 1e6); got != abi.None {
 			t.Errorf("%s: %q where nothing is a reason", tt.name, got)
+		}
+	}
+}
+
+func TestFragmentsSpeakAgainst(t *testing.T) {
+	r := abi.Returns{Fragments: 0.2, SmallIO: 200}
+	for _, tt := range []struct {
+		received, fragments uint64
+		want                abi.Reason
+	}{
+		{800, 0, abi.None},
+		{800, 200, abi.None},
+		{800, 201, abi.Fragments},
+		{0, 300, abi.Fragments}, // the device has seen none of them
+		{0, 0, abi.None},
+	} {
+		traffic := abi.Traffic{BytesSent: 1_000_000, SegsSent: 1000, SegsReceived: tt.received}
+		if got := against(&r, &traffic, tt.fragments); got != tt.want {
+			t.Errorf("%d of %d: %q, want %q", tt.fragments, tt.received+tt.fragments, got, tt.want)
 		}
 	}
 }
@@ -78,6 +97,45 @@ func TestJudgesByWhatLasts(t *testing.T) {
 	}
 	if c := w.device.find(id); c.place == abi.PlaceOwned {
 		t.Error("still owned")
+	}
+}
+
+// Periods count in which the device has got nothing at all, since the kernel had
+// it.
+func TestFragmentsAreGivenBack(t *testing.T) {
+	w, id := owned(t, abi.Returns{Fragments: 0.2})
+	block := &w.device.blocks[id.Index()]
+	bulk := abi.Traffic{BytesReceived: 1_000_000, SegsReceived: 1000}
+	for i, p := range []struct {
+		traffic   abi.Traffic
+		fragments uint64
+	}{{bulk, 0}, {bulk, 300}, {abi.Traffic{}, 300}, {bulk, 100}, {bulk, 300}, {abi.Traffic{}, 300}, {bulk, 300}} {
+		if a, ok := w.answer(abi.Notice); ok {
+			t.Fatalf("given back before period %d: %q", i, a.Reason)
+		}
+		block.Fragments += p.fragments
+		w.period(id, p.traffic)
+	}
+	if a, ok := w.answer(abi.Notice); !ok || a.Reason != abi.Fragments || a.HWID != id {
+		t.Fatalf("not given back: %v, %+v", ok, a)
+	}
+}
+
+// What the slot's last connection had is not held against the next.
+func TestFragmentsOfAnotherConnection(t *testing.T) {
+	w := newWorld(t, 1, faults{delay: time.Millisecond})
+	for i := range w.device.blocks {
+		w.device.blocks[i].Fragments = 1000
+	}
+	c := w.device.find(w.admit())
+	if why := w.device.whyOutOfStep(c); why != abi.OutOfStep {
+		t.Errorf("blamed for %q", why)
+	}
+	w.device.blocks[c.id.Index()].Fragments++
+	for range 2 {
+		if why := w.device.whyOutOfStep(c); why != abi.Fragments {
+			t.Errorf("blamed for %q after a fragment of its own", why)
+		}
 	}
 }
 

@@ -156,7 +156,7 @@ func returnFlags(r *abi.Returns) []string {
 	number := func(v float64) string { return strconv.FormatFloat(v, 'g', -1, 64) }
 	return []string{
 		"--return-idle", r.Idle.String(), "--return-loss", number(r.Loss),
-		"--return-reordering", number(r.Reordering), "--return-small-io", number(r.SmallIO),
+		"--return-reordering", number(r.Reordering), "--return-fragments", number(r.Fragments), "--return-small-io", number(r.SmallIO),
 	}
 }
 

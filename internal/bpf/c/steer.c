@@ -22,6 +22,7 @@ enum {
 	ETH_P_IPV6 = 0x86dd,
 	IPPROTO_ICMP = 1,
 	IPPROTO_TCP = 6,
+	IPPROTO_FRAGMENT = 44,
 	IPPROTO_ICMPV6 = 58,
 	ICMP_DEST_UNREACH = 3,
 	ICMP_FRAG_NEEDED = 4,
@@ -30,6 +31,8 @@ enum {
 	TCP_LISTEN = 10,
 	ETHER_HEADER = 14,
 	FRAGMENT = 0x3fff, /* more fragments, or an offset */
+	FRAGMENT_OFFSET = 0x1fff,
+	FRAGMENT_OFFSET6 = 0xfff8,
 	/* What fits into the device's buffers; BIG TCP can be longer. */
 	MAX_FRAME = ETHER_HEADER + 65535,
 };
@@ -42,7 +45,7 @@ struct {
 	MAP_TYPE(value, struct control);
 } control SEC(".maps");
 
-/* Not used by a program: it is memory that driver and device share. */
+/* Memory that driver and device share; a program only counts in it. */
 struct {
 	MAP_UINT(type, BPF_MAP_TYPE_ARRAY);
 	MAP_UINT(map_flags, BPF_F_MMAPABLE);
@@ -99,6 +102,19 @@ struct ipv6 {
 	u8 source[16], destination[16];
 	u16 source_port, destination_port;
 	u32 seq;
+};
+
+/* An IPv6 fragment (RFC 8200, section 4.5), as far as its ports: only the
+ * first one has them. */
+struct fragment6 {
+	u32 version_class_label;
+	u16 length;
+	u8 next_header, hop_limit;
+	u8 source[16], destination[16];
+	u8 then, reserved;
+	u16 offset;
+	u32 id;
+	u16 source_port, destination_port;
 };
 
 /* A router's word that a segment was too large, which it quotes (RFC 1191,
@@ -255,6 +271,72 @@ static ALWAYS_INLINE int too_big6(struct __sk_buff *skb, u32 at,
 	return 1;
 }
 
+static ALWAYS_INLINE int fragment4(struct __sk_buff *skb, u32 at,
+				   struct flow_key *k)
+{
+	struct ipv4 ip;
+
+	if (bpf_skb_load_bytes(skb, at, &ip, sizeof(ip)))
+		return 0;
+	if (ip.version_ihl != 0x45 || ip.protocol != IPPROTO_TCP ||
+	    !(ip.fragment & htons(FRAGMENT)) ||
+	    ip.fragment & htons(FRAGMENT_OFFSET))
+		return 0;
+	__builtin_memcpy(k->local, ip.destination, 4);
+	__builtin_memcpy(k->remote, ip.source, 4);
+	k->local_port = ip.destination_port;
+	k->remote_port = ip.source_port;
+	k->family = 4;
+	return 1;
+}
+
+/* One that is the whole packet (RFC 6946) counts too: the device gets it as
+ * little as any. */
+static ALWAYS_INLINE int fragment6(struct __sk_buff *skb, u32 at,
+				   struct flow_key *k)
+{
+	struct fragment6 f;
+
+	if (bpf_skb_load_bytes(skb, at, &f, sizeof(f)))
+		return 0;
+	if ((f.version_class_label & 0xf0) != 0x60 ||
+	    f.next_header != IPPROTO_FRAGMENT || f.then != IPPROTO_TCP ||
+	    f.offset & htons(FRAGMENT_OFFSET6))
+		return 0;
+	__builtin_memcpy(k->local, f.destination, 16);
+	__builtin_memcpy(k->remote, f.source, 16);
+	k->local_port = f.destination_port;
+	k->remote_port = f.source_port;
+	k->family = 6;
+	return 1;
+}
+
+/* Counts the peer's segments that come as fragments, by the first of each. The
+ * kernel puts them together and has them alone. */
+static ALWAYS_INLINE void count_fragment(struct __sk_buff *skb,
+					 struct control *c)
+{
+	u32 at = c->link_header, slot;
+	struct flow_key k = {};
+	struct flow_entry *f;
+	struct block *b;
+	int is = 0;
+
+	if (skb->vlan_present || at > ETHER_HEADER)
+		return;
+	if (skb->protocol == htons(ETH_P_IP))
+		is = fragment4(skb, at, &k);
+	else if (skb->protocol == htons(ETH_P_IPV6))
+		is = fragment6(skb, at, &k);
+	f = is ? bpf_map_lookup_elem(&flows, &k) : 0;
+	if (!f)
+		return;
+	slot = f->hwid; /* the lower half is the index */
+	b = bpf_map_lookup_elem(&blocks, &slot);
+	if (b)
+		count(&b->fragments);
+}
+
 /* Reports that a frame says of a steered flow that its segments are too
  * large. Device and kernel both get it. */
 static ALWAYS_INLINE int too_big(struct __sk_buff *skb, struct control *c)
@@ -301,8 +383,10 @@ int filter(struct __sk_buff *skb)
 	if (skb->pkt_type != PACKET_HOST || skb->mark == MARK_INJECT ||
 	    skb->len > MAX_FRAME)
 		return 0;
-	if (!parse(skb, c, &p))
+	if (!parse(skb, c, &p)) {
+		count_fragment(skb, c);
 		return too_big(skb, c) && alive(c) ? -1 : 0;
+	}
 	reverse(&p.key);
 	if (!bpf_map_lookup_elem(&flows, &p.key))
 		return 0;

@@ -53,7 +53,8 @@ struct hardware_part {
 struct block {
 	u8 kernel_part[448], socket_part[64];
 	struct hardware_part hardware;
-	u8 private_state[128];
+	u8 private_state[120];
+	u64 fragments;
 };
 
 enum { /* hardware_part.place */
