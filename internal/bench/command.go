@@ -18,7 +18,7 @@ func Command(env *cli.Env) *cobra.Command {
 		Short: "Measure, side by side with the kernel",
 		Long: "Make two network namespaces and measure connections over their veth in the kernel and on the device, by turns:\n" +
 			"bulk (1 and 8 connections, both directions), small requests, moves of one connection, moves of many at once.\n" +
-			"Only when asked for: paths, the goodput over a wire that delays, loses, reorders and doubles, some five minutes.",
+			"Only when asked for: paths, the goodput over a wire that delays, loses, reorders and doubles, some ten minutes.",
 		Args: rig.NoArgs,
 	}
 	o := Options{Out: env.Out, Progress: env.Err}
