@@ -86,20 +86,19 @@ func (w *world) after(d time.Duration, do func()) {
 
 // An endpoint is an ordinary TCP with the application above it.
 type endpoint struct {
-	name       string
-	w          *world
-	conn       tcp.Conn
-	pool       *frame.Pool
-	template   wire.Template
-	transmit   func(frame []byte)
-	toSend     []byte // not yet given to conn
-	closing    bool   // FIN after toSend
-	closed     bool
-	got        []byte
-	want       []byte // what it is to receive in all
-	stalled    bool   // the application does not read
-	congestion string // control, as the kernel calls it
-	reset      bool
+	name     string
+	w        *world
+	conn     tcp.Conn
+	pool     *frame.Pool
+	template wire.Template
+	transmit func(frame []byte)
+	toSend   []byte // not yet given to conn
+	closing  bool   // FIN after toSend
+	closed   bool
+	got      []byte
+	want     []byte // what it is to receive in all
+	stalled  bool   // the application does not read
+	reset    bool
 }
 
 const (
@@ -490,7 +489,6 @@ func (e *endpoint) kernelState() abi.KernelState {
 		RTTVar: uint32(s.RTTVar / time.Microsecond), RTO: 200000, SndCwnd: s.Cwnd, SndSsthresh: s.Ssthresh,
 		MSS: mss, TSOffset: s.TSOffset, TSRecent: s.TSRecent, SndWscale: s.SndWscale, RcvWscale: s.RcvWscale,
 	}
-	copy(k.CongestionControl[:], e.congestion)
 	if s.SACK {
 		k.Flags |= abi.FlagSACK
 	}
