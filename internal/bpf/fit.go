@@ -10,9 +10,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Fit makes programs that read a socket's state (c/state.h) fit the running
-// kernel, and returns the options to load them with.
-func Fit(spec *ebpf.CollectionSpec) (*ebpf.CollectionOptions, error) {
+// LoadFitted loads programs that read a socket's state (c/state.h), made to fit
+// the running kernel, into the struct that to points to. What and since are as
+// Missing's.
+func LoadFitted(spec *ebpf.CollectionSpec, to any, what, since string) error {
+	options, err := fit(spec)
+	if err != nil {
+		return err
+	}
+	return Missing(what, since, spec.LoadAndAssign(to, options))
+}
+
+// fit sets what differs between kernels, and returns the options to load with.
+func fit(spec *ebpf.CollectionSpec) (*ebpf.CollectionOptions, error) {
 	var tick unix.Timespec
 	// The coarse clocks advance with every jiffy.
 	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &tick); err != nil {

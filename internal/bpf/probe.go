@@ -36,12 +36,8 @@ func (p *prober) load() error {
 	if err != nil {
 		return err
 	}
-	options, err := Fit(spec)
-	if err != nil {
+	if err := LoadFitted(spec, &p.probeObjects, "probe of sockets (bpf_skc_lookup_tcp, bpf_loop)", "5.17"); err != nil {
 		return err
-	}
-	if err := spec.LoadAndAssign(&p.probeObjects, options); err != nil {
-		return Missing("probe of sockets (bpf_skc_lookup_tcp, bpf_loop)", "5.17", err)
 	}
 	mem, err := unix.Mmap(p.Batches.FD(), 0, pages(unsafe.Sizeof(batch{})), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {

@@ -110,12 +110,8 @@ func (w *Windows) load() error {
 	if err := rename(spec, w.name); err != nil {
 		return err
 	}
-	options, err := Fit(spec)
-	if err != nil {
+	if err := LoadFitted(spec, &w.objects, "congestion control in BPF (struct_ops)", "6.4"); err != nil {
 		return err
-	}
-	if err := spec.LoadAndAssign(&w.objects, options); err != nil {
-		return Missing("congestion control in BPF (struct_ops)", "6.4", err)
 	}
 	if w.registered, err = register(w.objects.Lent); err != nil {
 		return Missing("congestion control in BPF (struct_ops link)", "6.4", err)

@@ -153,12 +153,8 @@ func (it *measurer) load() error {
 	if err != nil {
 		return err
 	}
-	options, err := bpf.Fit(spec)
-	if err != nil {
+	if err := bpf.LoadFitted(spec, &it.objects, "BPF iterators over sockets", "5.13"); err != nil {
 		return err
-	}
-	if err := spec.LoadAndAssign(&it.objects, options); err != nil {
-		return bpf.Missing("BPF iterators over sockets", "5.13", err)
 	}
 	it.measures, err = attach(it.objects.Measures)
 	return err

@@ -43,12 +43,8 @@ func (it *iterators) load() error {
 	if err != nil {
 		return err
 	}
-	options, err := bpf.Fit(spec)
-	if err != nil {
+	if err := bpf.LoadFitted(spec, &it.objects, "BPF iterators over sockets and files", "5.13"); err != nil {
 		return err
-	}
-	if err := spec.LoadAndAssign(&it.objects, options); err != nil {
-		return bpf.Missing("BPF iterators over sockets and files", "5.13", err)
 	}
 	if it.sockets, err = attach(it.objects.Sockets); err != nil {
 		return err
