@@ -14,7 +14,7 @@ import (
 
 // Version is the version of everything in this package. Driver and device
 // refuse each other when theirs differ.
-const Version = 12
+const Version = 13
 
 // HWID is a hardware connection identifier: index into the device's table in
 // the lower 32 bits, generation of that slot in the upper ones. Generations
@@ -289,7 +289,7 @@ type HardwarePart struct {
 	Place                            uint8 // Place...
 	State                            uint8 // tcb.State
 	Recovery                         uint8 // 0 open, 1 recovery, 2 loss
-	_                                uint8
+	Attachment                       uint8 // Attach...
 	SndUna, SndNxt, RcvNxt, RcvAcked uint32
 	SndWnd, RcvWnd                   uint32 // octets
 	SRTT, RTTVar, RTO                uint32 // us
@@ -312,8 +312,58 @@ type HardwarePart struct {
 	_                                [32]byte
 }
 
+// How the device is joined to the program's socket S.
+const (
+	AttachShadow = iota // S's TCP speaks with the device's
+	AttachBypass        // octets cross by a channel; S's TCP stands still
+)
+
+// A ChannelPart is about the channel of a bypassed connection: a kernel socket
+// C that is tied to S by a sockmap. BPF programs count in it; Open and Limit are
+// the driver's. Counts begin at 0 when S and C are tied.
+type ChannelPart struct {
+	Out    uint64 // octets that the program sent which went to C
+	In     uint64 // octets sent on C which went to S
+	Read   uint64 // of In, read by the program
+	ReadAt uint64 // CLOCK_MONOTONIC ns of its last read, 0: none yet
+	Passed uint64 // times that something the program sent stayed with S's TCP
+	Open   uint32 // not 0: what the program sends goes to C
+	Limit  uint32 // octets that may wait in C
+	Flags  uint32 // Channel...
+	_      [12]byte
+}
+
+// What a program did with its socket that ends a bypass.
+const (
+	ChannelLeftUnread   = 1 << iota // it closed the socket with octets of In unread
+	ChannelRcvLowat                 // it set SO_RCVLOWAT
+	ChannelZeroCopy                 // SO_ZEROCOPY
+	ChannelNotSentLowat             // TCP_NOTSENT_LOWAT
+)
+
+// RingSize is the memory, in octets, that the host keeps for what a bypassed
+// connection has sent and the peer has not acknowledged: the octet with sequence
+// number q is at q modulo RingSize of the ring at the hardware id's index.
+const RingSize = 4 << 20
+
+// A LedgerPart says what of a bypassed connection the device has in its care; the
+// host rebuilds S from it (docs/CRASH.md). Its writer is the device. Sequence
+// numbers are the wire's, but for HostNxt.
+type LedgerPart struct {
+	Sequence  uint64 // odd while it is written
+	HWID      HWID
+	Taken     uint64 // octets received from C, all of them in the ring
+	Delivered uint64 // octets sent on C
+	SndUna    uint32 // nothing from here on is overwritten in the ring
+	SndStart  uint32 // the ring has what is from here on,
+	SndEnd    uint32 // and before this
+	RcvStart  uint32 // of the first octet delivered by C
+	HostNxt   uint32 // S's TCP has been taken from up to here, in its own sequence numbers
+	_         [12]byte
+}
+
 // BlockSize is the size of a Block in octets.
-const BlockSize = 832
+const BlockSize = 960
 
 // A Block is one connection in the block table (BPF array "blocks", mmapped
 // by driver and device), at its hardware id's index.
@@ -321,6 +371,8 @@ type Block struct {
 	Kernel   KernelPart
 	Socket   SocketPart
 	Hardware HardwarePart
+	Ledger   LedgerPart
+	Channel  ChannelPart
 	// The peer's segments that came as IP fragments, ever, of all that the block was used
 	// for; written by BPF.
 	Fragments uint64

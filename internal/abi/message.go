@@ -17,6 +17,17 @@ import (
 //	Pass               Command   Passing, an Answer for each
 //	Release            Command   Released, an Answer for each
 //	Quit               none      nothing; the device ends
+//	Join               Command   Joined, an Answer for each, as each is reached
+//	Divert             Command   Diverted, an Answer for each
+//	Part               Command   Parted, an Answer for each
+//	Resume             Command   Resumed, an Answer for each
+//
+// A Join carries the channels of its connections, a descriptor for each (SCM_RIGHTS).
+// Joined means that S has acknowledged all that the device sent it, and that the
+// device sends it nothing more; Divert, that the channel is open and what the
+// peer sends goes there; Part, that the device leaves the channel alone; Resume,
+// that S's TCP is in step with the wire again, by the block's kernel-level part where the
+// connection was diverted.
 //
 // The device also sends Hello (one Greeting) first of all, and Notice (an
 // Answer) for what happens by itself.
@@ -42,7 +53,19 @@ const (
 	Released
 	Notice
 	Quit
+	Join
+	Joined
+	Divert
+	Diverted
+	Part
+	Parted
+	Resume
+	Resumed
 )
+
+// MaxJoins is the largest Count of a Join: a message carries no more
+// descriptors (SCM_MAX_FD of include/net/scm.h).
+const MaxJoins = 253
 
 // MaxEntries is the largest Count of a message.
 const MaxEntries = 256

@@ -58,6 +58,16 @@ const (
 	ProtocolFeature
 	RecoveryTimeout
 	Fragments
+	BlockingSocket
+	LowWaterMark
+	ZeroCopy
+	IOUring
+	Traced
+	LeftUnread
+	NotDrained
+	NotFrozen
+	ChannelFailed
+	NotRebuilt
 	reasons
 )
 
@@ -114,6 +124,16 @@ var reasonTexts = [reasons][2]string{
 	ProtocolFeature:   {"protocol-feature", "the connection uses a protocol feature that the device does not have, or is to leave to the kernel (`toehold daemon --without`)"},
 	RecoveryTimeout:   {"recovery-timeout", "the peer has not answered retransmissions for long (RFC 1122, section 4.2.3.5: R2); the kernel decides what becomes of the connection"},
 	Fragments:         {"fragments", "the peer's segments come as IP fragments, more of them than is put up with or so that the device cannot keep in step; the kernel alone puts them together"},
+	BlockingSocket:    {"blocking-socket", "bypass is for sockets with O_NONBLOCK: a signal would show in a blocking read"},
+	LowWaterMark:      {"low-water-mark", "the program has set SO_RCVLOWAT or TCP_NOTSENT_LOWAT, which a bypassed socket does not obey"},
+	ZeroCopy:          {"zero-copy", "the program has set SO_ZEROCOPY; a bypassed socket reports no completions"},
+	IOUring:           {"io-uring", "a process that holds the socket uses io_uring, and cannot be frozen for the way home from bypass"},
+	Traced:            {"traced", "a process that holds the socket is being traced, so that it could not be frozen for the way home from bypass"},
+	LeftUnread:        {"left-unread", "the program leaves what it was sent unread; the kernel's own queue serves whatever it waits for"},
+	NotDrained:        {"not-drained", "the program did not read in time what the kernel had received before"},
+	NotFrozen:         {"not-frozen", "a process that holds the socket could not be frozen for the way home from bypass in time"},
+	ChannelFailed:     {"channel-failed", "the channel of a bypass could not be made, or failed; the detail says how"},
+	NotRebuilt:        {"not-rebuilt", "the socket could not be rebuilt from what the host keeps; the connection was reset to both sides"},
 }
 
 // Lasting says that a refusal for this reason will be repeated as long as the

@@ -34,7 +34,7 @@ struct flow_entry {
 /* As far as programs look into it. */
 struct hardware_part {
 	u64 sequence, hwid;
-	u8 place, state, recovery, zero;
+	u8 place, state, recovery, attachment;
 	u32 snd_una, snd_nxt, rcv_nxt, rcv_acked;
 	u32 snd_wnd, rcv_wnd;
 	u32 srtt, rttvar, rto;
@@ -50,11 +50,30 @@ struct hardware_part {
 	u32 mss, other;
 };
 
+struct channel_part {
+	u64 out, in, read, read_at, passed;
+	u32 open, limit, flags, zero[3];
+};
+
+enum { /* channel_part.flags */
+	CHANNEL_LEFT_UNREAD = 1 << 0,
+	CHANNEL_RCVLOWAT = 1 << 1,
+	CHANNEL_ZEROCOPY = 1 << 2,
+	CHANNEL_NOTSENT_LOWAT = 1 << 3,
+};
+
 struct block {
 	u8 kernel_part[448], socket_part[64];
 	struct hardware_part hardware;
 	u8 private_state[120];
+	u8 ledger[64]; /* struct abi.LedgerPart; not looked into by any program */
+	struct channel_part channel;
 	u64 fragments;
+};
+
+enum { /* hardware_part.attachment */
+	ATTACH_SHADOW,
+	ATTACH_BYPASS,
 };
 
 enum { /* hardware_part.place */
