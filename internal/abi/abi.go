@@ -330,7 +330,8 @@ type ChannelPart struct {
 	Open   uint32 // not 0: what the program sends goes to C
 	Limit  uint32 // octets that may wait in C
 	Flags  uint32 // Channel...
-	_      [12]byte
+	_      [4]byte
+	Taken  uint64 // of Out, received from C
 }
 
 // What a program did with its socket that ends a bypass.

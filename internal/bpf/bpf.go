@@ -26,13 +26,15 @@ type Config struct {
 	StaleAfter     time.Duration // a heartbeat older than this fences the device
 }
 
-// A Set is the programs and maps of one device on one uplink. Steer, Unsteer
-// and Probe may be called from several goroutines; the rest may not.
+// A Set is the programs and maps of one device on one uplink. Steer, Unsteer,
+// Probe, Tie and Untie may be called from several goroutines; the rest may not.
 type Set struct {
 	steer   steerObjects
 	probe   prober
 	control *abi.Control
 	blocks  []abi.Block
+
+	channels channels
 
 	links    []link.Link // at the uplink
 	hostPort link.Link   // the last one attached
@@ -166,7 +168,7 @@ func (s *Set) Blocks() []abi.Block { return s.blocks }
 // Close fences the device and detaches and closes everything; all flows are
 // the kernel's then. Memory given out before must not be touched any more.
 func (s *Set) Close() error {
-	var errs []error
+	errs := []error{s.channels.Close()}
 	if s.control != nil {
 		atomic.StoreUint32(&s.control.Fenced, 1)
 		errs = append(errs, s.detach(), shm.UnmapControl(s.control))

@@ -136,7 +136,7 @@ func (o *Options) attach() error {
 		return err
 	}
 	for at, p := range map[ebpf.AttachType]*ebpf.Program{ebpf.AttachCGroupGetsockopt: o.objects.Tell, ebpf.AttachCGroupSetsockopt: o.objects.Ask} {
-		l, err := o.at(at, p)
+		l, err := attachCgroup(o.root, at, p)
 		if err != nil {
 			return err
 		}
@@ -145,8 +145,8 @@ func (o *Options) attach() error {
 	return nil
 }
 
-func (o *Options) at(where ebpf.AttachType, p *ebpf.Program) (link.Link, error) {
-	l, err := link.AttachCgroup(link.CgroupOptions{Path: fmt.Sprintf("/proc/self/fd/%d", o.root.Fd()), Attach: where, Program: p})
+func attachCgroup(root *os.File, where ebpf.AttachType, p *ebpf.Program) (link.Link, error) {
+	l, err := link.AttachCgroup(link.CgroupOptions{Path: fmt.Sprintf("/proc/self/fd/%d", root.Fd()), Attach: where, Program: p})
 	return l, Missing("BPF programs for sockets at a cgroup", "5.7", err)
 }
 
@@ -173,7 +173,7 @@ func (o *Options) SetPolicy(t *abi.PolicyTable) error {
 		return fmt.Errorf("policy for the kernel: %w", err)
 	}
 	var err error
-	o.judge, err = o.at(ebpf.AttachCGroupSockOps, o.objects.Established)
+	o.judge, err = attachCgroup(o.root, ebpf.AttachCGroupSockOps, o.objects.Established)
 	return err
 }
 

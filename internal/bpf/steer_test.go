@@ -209,7 +209,7 @@ func TestHeartbeatOfTheFutureIsAlive(t *testing.T) {
 	}
 }
 
-func eventually(t *testing.T, what string, is func() bool) {
+func eventually(t testing.TB, what string, is func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(5 * time.Second); !is(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {

@@ -15,6 +15,7 @@ typedef short s16;
 typedef unsigned int u32;
 typedef unsigned long long u64;
 typedef int s32;
+typedef long long s64;
 
 #define htons(x) ((u16)__builtin_bswap16(x))
 #define ntohs(x) ((u16)__builtin_bswap16(x))
@@ -59,6 +60,16 @@ struct bpf_sock_ops {
 	};
 };
 
+struct sk_msg_md {
+	u64 data, data_end;
+	u32 family, remote_ip4, local_ip4, remote_ip6[4], local_ip6[4];
+	u32 remote_port, local_port, size;
+	union {
+		struct bpf_sock *sk;
+		u64 : 64;
+	};
+};
+
 struct bpf_spin_lock {
 	u32 val;
 };
@@ -81,6 +92,7 @@ enum {
 	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
 	BPF_MAP_TYPE_ARRAY_OF_MAPS = 12,
+	BPF_MAP_TYPE_SOCKHASH = 18,
 	BPF_MAP_TYPE_SK_STORAGE = 24,
 	BPF_MAP_TYPE_RINGBUF = 27,
 	BPF_F_NO_PREALLOC = 1 << 0,
@@ -88,6 +100,8 @@ enum {
 	BPF_F_MMAPABLE = 1 << 10,
 	BPF_SK_STORAGE_GET_F_CREATE = 1,
 	BPF_F_INGRESS = 1,
+	SK_DROP = 0,
+	SK_PASS = 1,
 	TCX_NEXT = -1, /* the next program, then the stack */
 	TCX_DROP = 2,
 };
@@ -112,6 +126,8 @@ static long (*bpf_skb_change_head)(struct __sk_buff *skb, u32 len,
 static u64 (*bpf_get_socket_cookie)(void *sk) = (void *)46;
 static long (*bpf_setsockopt)(void *sk, int level, int option, void *value,
 			      int len) = (void *)49;
+static long (*bpf_msg_redirect_hash)(struct sk_msg_md *msg, void *map,
+				     void *key, u64 flags) = (void *)71;
 static long (*bpf_sk_release)(void *sk) = (void *)86;
 static struct sock_common *(*bpf_skc_lookup_tcp)(void *ctx,
 						 struct bpf_sock_tuple *tuple,
@@ -134,5 +150,19 @@ static struct socket *(*bpf_sock_from_file)(struct file *file) = (void *)162;
 static long (*bpf_set_retval)(int retval) = (void *)187;
 static long (*bpf_loop)(u32 times, void *each, void *context,
 			u64 flags) = (void *)181;
+
+/* The buffer is a page at most, and not longer than what the program has. An
+ * option that is longer, or an answer that tells how much room there should
+ * have been, is the kernel's business: what we return must fit, or it becomes
+ * EFAULT or a line in the log, and 0 stands for what the program and the
+ * kernel have exchanged (Documentation/bpf/prog_cgroup_sockopt.rst). */
+static ALWAYS_INLINE void leave_too_long(struct bpf_sockopt *ctx)
+{
+	void *start = ctx->optval, *end = ctx->optval_end;
+	long room = end - start;
+
+	if (ctx->optlen > room)
+		ctx->optlen = 0;
+}
 
 #endif

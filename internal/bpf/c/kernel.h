@@ -47,6 +47,18 @@ typedef struct {
 	u32 val;
 } kuid_t;
 
+typedef struct {
+	int counter;
+} atomic_t;
+
+struct list_head {
+	struct list_head *next, *prev;
+};
+
+struct sk_psock {
+	struct list_head ingress_msg;
+};
+
 struct kernfs_node {
 	u64 id;
 };
@@ -126,6 +138,9 @@ struct sock {
 	int sk_sndbuf, sk_rcvbuf, sk_wmem_queued, sk_rcvlowat;
 	unsigned long sk_lingertime;
 	u8 sk_shutdown;
+	struct {
+		atomic_t rmem_alloc;
+	} sk_backlog;
 	u8 sk_userlocks : 4;
 	int sk_rx_dst_ifindex;
 	struct dst_entry *sk_dst_cache;

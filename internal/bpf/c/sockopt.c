@@ -164,20 +164,6 @@ static ALWAYS_INLINE int ours(struct bpf_sockopt *ctx)
 	       bpf_get_netns_cookie(ctx) == netns;
 }
 
-/* The buffer is a page at most, and not longer than what the program has. An
- * option that is longer, or an answer that tells how much room there should
- * have been, is the kernel's business: what we return must fit, or it becomes
- * EFAULT or a line in the log, and 0 stands for what the program and the
- * kernel have exchanged (Documentation/bpf/prog_cgroup_sockopt.rst). */
-static ALWAYS_INLINE void leave_too_long(struct bpf_sockopt *ctx)
-{
-	void *start = ctx->optval, *end = ctx->optval_end;
-	long room = end - start;
-
-	if (ctx->optlen > room)
-		ctx->optlen = 0;
-}
-
 SEC("cgroup/getsockopt")
 int tell(struct bpf_sockopt *ctx)
 {

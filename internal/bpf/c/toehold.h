@@ -52,7 +52,8 @@ struct hardware_part {
 
 struct channel_part {
 	u64 out, in, read, read_at, passed;
-	u32 open, limit, flags, zero[3];
+	u32 open, limit, flags, zero;
+	u64 taken;
 };
 
 enum { /* channel_part.flags */

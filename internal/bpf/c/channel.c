@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * Channels: what the program of a bypassed connection sends on its socket S
+ * goes straight to a socket C of ours, and what is sent on C to S, by a
+ * sockmap. The block of the connection tells of it (struct channel_part).
+ *
+ * The device can write that memory too. So whatever keeps the kernel's queues
+ * bounded is counted in ties, which nobody maps, and only copied to the block.
+ */
+#include "kernel.h"
+#include "toehold.h"
+
+enum {
+	SOL_SOCKET = 1,
+	SOL_TCP = 6,
+	SO_RCVLOWAT = 18,
+	SO_ZEROCOPY = 60,
+	TCP_NOTSENT_LOWAT = 25,
+	MSG_PEEK = 0x2,
+	MSG_ERRQUEUE = 0x2000,
+	RCV_SHUTDOWN = 1,
+	MOST_IN_CHANNEL = 4 << 20, /* abi.RingSize */
+};
+
+enum {
+	ROLE_S,
+	ROLE_C,
+};
+
+struct socket_key {
+	u32 index, role;
+};
+
+/* The sockets; index is that of the block. */
+struct {
+	MAP_UINT(type, BPF_MAP_TYPE_SOCKHASH);
+	MAP_UINT(max_entries, 2); /* set when loaded */
+	MAP_TYPE(key, struct socket_key);
+	MAP_TYPE(value, u64);
+} sockets SEC(".maps");
+
+/* What is known of a pair that is tied. All octets are since then. */
+struct tie {
+	u64 number;	  /* differs from tie to tie; 0: none */
+	u64 out, taken;	  /* redirected to C, received from it */
+	u64 in, read;	  /* redirected to S, received from it */
+	u32 notsent_lowat; /* of S before it was tied */
+	u32 zero;
+};
+
+struct {
+	MAP_UINT(type, BPF_MAP_TYPE_ARRAY);
+	MAP_UINT(max_entries, 1); /* set when loaded */
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, struct tie);
+} ties SEC(".maps");
+
+/* Which tie a socket is, or was, part of. */
+struct end {
+	u64 number;
+	struct socket_key at;
+};
+
+struct {
+	MAP_UINT(type, BPF_MAP_TYPE_SK_STORAGE);
+	MAP_UINT(map_flags, BPF_F_NO_PREALLOC);
+	MAP_TYPE(key, int);
+	MAP_TYPE(value, struct end);
+} ends SEC(".maps");
+
+/* The Set's. */
+struct {
+	MAP_UINT(type, BPF_MAP_TYPE_ARRAY);
+	MAP_UINT(map_flags, BPF_F_MMAPABLE);
+	MAP_UINT(max_entries, 1);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, struct block);
+} blocks SEC(".maps");
+
+/* A tie and what its block says of it. */
+struct view {
+	struct tie *tie;
+	struct channel_part *channel;
+};
+
+static ALWAYS_INLINE int look(const struct end *e, struct view *v)
+{
+	u32 index;
+	struct block *b;
+
+	if (!e)
+		return 0;
+	index = e->at.index;
+	v->tie = bpf_map_lookup_elem(&ties, &index);
+	b = bpf_map_lookup_elem(&blocks, &index);
+	if (!v->tie || !b || v->tie->number != e->number)
+		return 0;
+	v->channel = &b->channel;
+	return 1;
+}
+
+/* Whether what the program sends now is for C. Everything that is in C is
+ * older than what is in S's own queue, so that must be empty. Counting the
+ * latter would go wrong: a send may be taken in part. */
+static ALWAYS_INLINE int has_room(struct sk_msg_md *msg, const struct view *v)
+{
+	u64 limit = *(volatile u32 *)&v->channel->limit;
+	struct tcp_sock *tp;
+
+	if (!*(volatile u32 *)&v->channel->open)
+		return 0;
+	if (limit > MOST_IN_CHANNEL)
+		limit = MOST_IN_CHANNEL;
+	if ((s64)(v->tie->out - *(volatile u64 *)&v->tie->taken) >= (s64)limit)
+		return 0;
+	tp = msg->sk ? bpf_skc_to_tcp_sock(msg->sk) : 0;
+	return tp && tp->write_seq == tp->snd_una;
+}
+
+static ALWAYS_INLINE int from_program(struct sk_msg_md *msg, u32 index,
+				      const struct view *v, u32 size)
+{
+	struct socket_key to = { index, ROLE_C };
+
+	if (!has_room(msg, v) || bpf_msg_redirect_hash(msg, &sockets, &to,
+						       BPF_F_INGRESS) != SK_PASS) {
+		__sync_fetch_and_add(&v->channel->passed, 1);
+		return SK_PASS;
+	}
+	__sync_fetch_and_add(&v->tie->out, size);
+	__sync_fetch_and_add(&v->channel->out, size);
+	return SK_PASS;
+}
+
+/* C has no peer that could take what does not go to S. */
+static ALWAYS_INLINE int from_device(struct sk_msg_md *msg, u32 index,
+				     const struct view *v, u32 size)
+{
+	struct socket_key to = { index, ROLE_S };
+
+	if (bpf_msg_redirect_hash(msg, &sockets, &to, BPF_F_INGRESS) != SK_PASS)
+		return SK_DROP;
+	__sync_fetch_and_add(&v->tie->in, size);
+	__sync_fetch_and_add(&v->channel->in, size);
+	return SK_PASS;
+}
+
+/* The sender's lock is held. */
+SEC("sk_msg")
+int verdict(struct sk_msg_md *msg)
+{
+	struct end *e = msg->sk ? bpf_sk_storage_get(&ends, msg->sk, 0, 0) : 0;
+	u32 size = msg->size;
+	struct view v;
+	int tied = look(e, &v);
+
+	asm volatile("" : "+r"(size)); /* the verifier wants it read once */
+	if (!e)
+		return SK_PASS;
+	if (e->at.role == ROLE_C)
+		return tied ? from_device(msg, e->at.index, &v, size) : SK_DROP;
+	return tied ? from_program(msg, e->at.index, &v, size) : SK_PASS;
+}
+
+static ALWAYS_INLINE u64 least(u64 a, u64 b)
+{
+	return a < b ? a : b;
+}
+
+/* A call that received from S's own queue may come here after the first octets
+ * of C are in; a call may come here between the count of what is sent on C and
+ * its arrival. So two things are known that read cannot be more than, and the
+ * lesser is right when all is quiet. A FIN takes memory too. */
+static ALWAYS_INLINE void program_read(struct sock *sk, const struct view *v,
+				       u32 octets)
+{
+	u64 in = *(volatile u64 *)&v->tie->in, read, held;
+
+	if (!in)
+		return;
+	read = __sync_fetch_and_add(&v->tie->read, octets) + octets;
+	held = READ(sk, sk_backlog.rmem_alloc.counter);
+	if (!(READ(sk, sk_shutdown) & RCV_SHUTDOWN) && held <= in)
+		read = least(read, in - held);
+	v->channel->read = least(read, in);
+	if (octets)
+		v->channel->read_at = bpf_ktime_get_ns();
+}
+
+/* After every recvmsg of every socket, without a lock. */
+SEC("tp_btf/sock_recv_length")
+int received(u64 *ctx)
+{
+	struct sock *sk = (void *)ctx[0];
+	int octets = ctx[1], flags = ctx[2];
+	struct end *e = bpf_sk_storage_get(&ends, sk, 0, 0);
+	struct view v;
+
+	if (!e || octets < 0 || flags & (MSG_PEEK | MSG_ERRQUEUE) ||
+	    !look(e, &v))
+		return 0;
+	if (e->at.role == ROLE_S)
+		program_read(sk, &v, octets);
+	else
+		v.channel->taken = __sync_fetch_and_add(&v.tie->taken, octets) +
+				   octets;
+	return 0;
+}
+
+static ALWAYS_INLINE void flag(const struct view *v, u32 flags)
+{
+	__sync_fetch_and_or(&v->channel->flags, flags);
+}
+
+/* Whether something of C waits for the program. The pointer to the psock has
+ * flags in its lowest bits (include/net/sock.h). */
+static ALWAYS_INLINE int has_unread(struct sock *sk)
+{
+	struct sk_psock *p = (void *)((u64)READ(sk, sk_user_data) & ~7ull);
+	void *queue = __builtin_preserve_access_index(&p->ingress_msg);
+
+	return p && READ(p, ingress_msg.next) != queue;
+}
+
+/* Before the last close of a socket sends anything. The context is the
+ * socket itself, as a number. */
+SEC("cgroup/sock_release")
+int released(struct bpf_sock *ctx)
+{
+	struct end *e = bpf_sk_storage_get(&ends, ctx, 0, 0);
+	struct view v;
+
+	if (e && e->at.role == ROLE_S && look(e, &v) && has_unread((void *)ctx))
+		flag(&v, CHANNEL_LEFT_UNREAD);
+	return 1;
+}
+
+static ALWAYS_INLINE u32 ends_bypass(struct bpf_sockopt *ctx)
+{
+	u32 *value = ctx->optval;
+
+	if (ctx->level == SOL_TCP && ctx->optname == TCP_NOTSENT_LOWAT)
+		return CHANNEL_NOTSENT_LOWAT;
+	if (ctx->level != SOL_SOCKET)
+		return 0;
+	if (ctx->optname == SO_ZEROCOPY)
+		return CHANNEL_ZEROCOPY;
+	if (ctx->optname == SO_RCVLOWAT &&
+	    !((void *)(value + 1) <= ctx->optval_end && *value == 1))
+		return CHANNEL_RCVLOWAT;
+	return 0;
+}
+
+/* Before an option takes effect. */
+SEC("cgroup/setsockopt")
+int setting(struct bpf_sockopt *ctx)
+{
+	u32 flags = ends_bypass(ctx);
+	struct end *e;
+	struct view v;
+
+	leave_too_long(ctx);
+	if (!flags)
+		return 1;
+	e = bpf_sk_storage_get(&ends, ctx->sk, 0, 0);
+	if (e && e->at.role == ROLE_S && look(e, &v))
+		flag(&v, flags);
+	return 1;
+}
+
+/* S has a TCP_NOTSENT_LOWAT of ours while it is tied; its program is told its
+ * own. */
+SEC("cgroup/getsockopt")
+int telling(struct bpf_sockopt *ctx)
+{
+	u32 *value = ctx->optval;
+	struct end *e;
+	struct view v;
+
+	leave_too_long(ctx);
+	if (ctx->level != SOL_TCP || ctx->optname != TCP_NOTSENT_LOWAT ||
+	    ctx->retval != 0 || ctx->optlen != (int)sizeof(*value) ||
+	    (void *)(value + 1) > ctx->optval_end)
+		return 1;
+	e = bpf_sk_storage_get(&ends, ctx->sk, 0, 0);
+	if (e && e->at.role == ROLE_S && look(e, &v) &&
+	    !(v.channel->flags & CHANNEL_NOTSENT_LOWAT))
+		*value = v.tie->notsent_lowat;
+	return 1;
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";
