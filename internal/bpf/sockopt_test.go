@@ -41,17 +41,27 @@ func TestSockoptLayoutsAgree(t *testing.T) {
 	if err := spec.Types.TypeByName("block", &block); err != nil {
 		t.Fatal(err)
 	}
-	hardware := block.Members[len(block.Members)-3]
-	part := placesInC(hardware.Type.(*btf.Struct), 0)
-	part = part[:len(part)-1] // the last one only fills it up
-	if want := placesInGo(reflect.TypeFor[abi.HardwarePart](), 0)[:len(part)]; !reflect.DeepEqual(part, want) {
-		t.Errorf("hardware_part: C has %v\nGo has %v", part, want)
+	members := make(map[string]btf.Member)
+	for _, m := range block.Members {
+		members[m.Name] = m
 	}
-	if block.Size != abi.BlockSize || uintptr(hardware.Offset.Bytes()) != unsafe.Offsetof(abi.Block{}.Hardware) {
-		t.Errorf("a block of %d octets, hardware at %d; Go has %d and %d", block.Size, hardware.Offset.Bytes(), abi.BlockSize, unsafe.Offsetof(abi.Block{}.Hardware))
+	hardware := placesInC(members["hardware"].Type.(*btf.Struct), 0)
+	hardware = hardware[:len(hardware)-1] // the last one only fills it up
+	if want := placesInGo(reflect.TypeFor[abi.HardwarePart](), 0)[:len(hardware)]; !reflect.DeepEqual(hardware, want) {
+		t.Errorf("hardware_part: C has %v\nGo has %v", hardware, want)
 	}
-	if f := block.Members[len(block.Members)-1]; f.Name != "fragments" || uintptr(f.Offset.Bytes()) != unsafe.Offsetof(abi.Block{}.Fragments) {
-		t.Errorf("the block ends with %s at %d; Go has the fragments at %d", f.Name, f.Offset.Bytes(), unsafe.Offsetof(abi.Block{}.Fragments))
+	if block.Size != abi.BlockSize {
+		t.Errorf("C has a block of %d octets, Go of %d", block.Size, abi.BlockSize)
+	}
+	for name, want := range map[string]uintptr{
+		"hardware":  unsafe.Offsetof(abi.Block{}.Hardware),
+		"ledger":    unsafe.Offsetof(abi.Block{}.Ledger),
+		"channel":   unsafe.Offsetof(abi.Block{}.Channel),
+		"fragments": unsafe.Offsetof(abi.Block{}.Fragments),
+	} {
+		if m := members[name]; uintptr(m.Offset.Bytes()) != want {
+			t.Errorf("C has %s of a block at %d, Go at %d", name, m.Offset.Bytes(), want)
+		}
 	}
 }
 
