@@ -64,7 +64,10 @@ func (s *Set) OpenChannels() error {
 	}
 	if !c.opened {
 		c.opened, c.tied = true, make(map[uint32]uint64)
-		if c.err = c.open(s.steer.Blocks); c.err != nil {
+		if c.err = c.open(s.steer.Blocks); c.err == nil {
+			c.err = s.probe.know(c.Verdict)
+		}
+		if c.err != nil {
 			c.err = errors.Join(c.err, c.release())
 		}
 	}

@@ -226,6 +226,9 @@ func TestChannelCountsEveryReceive(t *testing.T) {
 		if unread, err := unix.IoctlGetInt(p.fd, unix.SIOCINQ); err != nil || unread != len(octets) {
 			t.Errorf("%s: %d octets unread, %v", tt.name, unread, err)
 		}
+		if held := memory(t, p.fd); int(held) != len(octets) {
+			t.Errorf("%s: S's receive memory is %d octets, want %d", tt.name, held, len(octets))
+		}
 		before := uint64(mono.Now())
 		n, err := tt.receive(p.fd)
 		if n != len(buf) || err != nil || !bytes.Equal(buf, octets[:len(buf)]) {
@@ -246,6 +249,19 @@ func TestChannelCountsEveryReceive(t *testing.T) {
 	}
 }
 
+// memory is what a socket's receive queues take (sk_rmem_alloc).
+func memory(t *testing.T, fd int) uint32 {
+	t.Helper()
+	var info [9]uint32 // SK_MEMINFO_VARS of include/uapi/linux/sock_diag.h
+	size := uint32(unsafe.Sizeof(info))
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
+		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+	if errno != 0 {
+		t.Fatal(errno)
+	}
+	return info[0]
+}
+
 // Reading what the kernel had received before the channel is no reading of the
 // channel.
 func TestChannelDoesNotCountWhatTheKernelReceived(t *testing.T) {
@@ -257,6 +273,9 @@ func TestChannelDoesNotCountWhatTheKernelReceived(t *testing.T) {
 		k := probeOne(t, p.set, p.Host, keyOf(p.s))
 		return k.RcvNxt-k.CopiedSeq == 500
 	})
+	if n, err := unix.IoctlGetInt(p.fd, unix.SIOCINQ); n != 0 || err != nil {
+		t.Errorf("FIONREAD of a tied socket tells %d octets of the kernel's queue, %v; it was seen to tell none", n, err)
+	}
 	p.expect("of the kernel", p.fd, pattern(500))
 	p.counts("of the kernel", 0, 0, 0, 0)
 	p.write(p.c, pattern(100))
@@ -618,6 +637,28 @@ func TestTieAfterDisconnect(t *testing.T) {
 	}
 }
 
+// The probe tells what the Set has tied from what others have put into a
+// sockmap.
+func TestProbeOfTiedSocket(t *testing.T) {
+	p := newTied(t, 1000)
+	other := loadSet(t)
+	special := func(s *Set) uint32 { return probeOne(t, s, p.Host, keyOf(p.s)).Special }
+	if got := special(p.set); got != 0 {
+		t.Errorf("of its own: special %#x", got)
+	}
+	if got := special(other); got != abi.SpecialSockmap {
+		t.Errorf("of another: special %#x, want %#x", got, abi.SpecialSockmap)
+	}
+	p.must(other.OpenChannels())
+	if got := special(other); got != abi.SpecialSockmap {
+		t.Errorf("of another with channels of its own: special %#x, want %#x", got, abi.SpecialSockmap)
+	}
+	p.must(p.set.Untie(tiedAt))
+	if got := special(other); got != 0 {
+		t.Errorf("untied: special %#x", got)
+	}
+}
+
 func connectRaw(fd int, address *unix.RawSockaddr) error {
 	_, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(address)), unsafe.Sizeof(*address))
 	if errno != 0 {
@@ -656,6 +697,17 @@ func TestTieOfNonsense(t *testing.T) {
 	(&tiedPair{t: t, s: s, peer: peer}).plain()
 	if err := set.Tie(1, fd, c, 1000); err != nil {
 		t.Error(err)
+	}
+}
+
+// The verdict is asked for once for what one sk_msg takes.
+func TestOneSendMayPassTheLimit(t *testing.T) {
+	p := newTied(t, 1)
+	if n, err := unix.Write(p.fd, pattern(8<<20)); n <= 0 || err != nil {
+		t.Fatalf("wrote %d: %v", n, err)
+	}
+	if out := p.channel().Out; out == 0 || out > 1<<20 {
+		t.Errorf("%d octets went to a channel of 1", out)
 	}
 }
 
@@ -757,5 +809,59 @@ func TestChannelUnderLoad(t *testing.T) {
 		}
 		*from = (*from)[8:]
 		next++
+	}
+}
+
+// What every socket of the machine pays for each receive while channels are
+// open, tied or not.
+func BenchmarkReceive(b *testing.B) {
+	for _, open := range []bool{false, true} {
+		b.Run(map[bool]string{false: "without", true: "with"}[open], func(b *testing.B) {
+			n, set := testnet.New(b), loadSet(b)
+			if open {
+				if err := set.OpenChannels(); err != nil {
+					b.Fatal(err)
+				}
+			}
+			s, peer := connect(b, n.Host, n.Peer, n.HostIP4)
+			go func() {
+				for octets := make([]byte, 1<<16); ; {
+					if _, err := peer.Write(octets); err != nil {
+						return
+					}
+				}
+			}()
+			fd, octet := descriptor(b, s), make([]byte, 1)
+			for b.Loop() {
+				for {
+					if _, err := unix.Read(fd, octet); err == nil {
+						break
+					}
+				}
+			}
+		})
+	}
+}
+
+// A small send and its receipt, through the channel and through TCP.
+func BenchmarkChannel(b *testing.B) {
+	for _, open := range []uint32{1, 0} {
+		b.Run(map[uint32]string{1: "channel", 0: "TCP"}[open], func(b *testing.B) {
+			p := newTied(b, 1<<20)
+			p.open(open)
+			fd, octets := p.c, make([]byte, 64)
+			if open == 0 {
+				p.must(p.set.Untie(tiedAt))
+				fd = descriptor(b, p.peer)
+			}
+			for b.Loop() {
+				p.write(p.fd, octets)
+				for got := 0; got < len(octets); {
+					if n, err := unix.Read(fd, octets[got:]); err == nil {
+						got += n
+					}
+				}
+			}
+		})
 	}
 }

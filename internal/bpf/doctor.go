@@ -57,6 +57,7 @@ var features = []feature{
 	{"iterator over descriptors", "5.8", "use a kernel built with CONFIG_BPF_SYSCALL and BTF", iterator("task_file")},
 	{"socket lookup in a test run", "5.17", upgrade, probes},
 	{"socket options of programs", "6.6", "use a kernel built with CONFIG_CGROUP_BPF; without, TCP_INFO of a connection on the device tells of its hop to the device alone, and programs cannot ask to be offloaded", servesOptions},
+	{"bypass", "6.3", "use a kernel built with CONFIG_BPF_STREAM_PARSER, CONFIG_CGROUP_BPF and BTF; without, connections on the device stay in shadow, which costs the program's processor more", opensChannels},
 	{"congestion control in BPF", "6.4", "use a kernel built with CONFIG_BPF_JIT and BTF; without, connections come home with congestion windows that the kernel made up", lends},
 }
 
@@ -173,6 +174,8 @@ func probes() (string, error) {
 		return s.Probe([]flow.Key{{Family: 4}}, make([]abi.KernelState, 1))
 	})
 }
+
+func opensChannels() (string, error) { return withSet((*Set).OpenChannels) }
 
 func lends() (string, error) {
 	w, err := LoadWindows()

@@ -47,6 +47,19 @@ func (p *prober) load() error {
 	return nil
 }
 
+// know has sockets with this verdict of a sockmap taken for the Set's own.
+func (p *prober) know(verdict *ebpf.Program) error {
+	info, err := verdict.Info()
+	if err != nil {
+		return fmt.Errorf("number of the verdict: %w", err)
+	}
+	id, ok := info.ID()
+	if !ok {
+		return Missing("numbers of BPF programs", "4.13", unix.EINVAL)
+	}
+	return p.OwnVerdict.Set(uint32(id))
+}
+
 // pages rounds a size up to whole pages.
 func pages(size uintptr) int {
 	page := unix.Getpagesize()
@@ -71,6 +84,7 @@ func (p *prober) Close() error {
 // Once the flow is steered and S does not send, nothing moves.
 //
 // A flow without an established (or closing) socket has SpecialMissing alone.
+// SpecialSockmap does not stand for what the Set itself has tied.
 // Cookie is 0 until anybody has asked the kernel for it; kernel.Sockets does.
 // ISS and IRS are 0. RTTVar is the mean deviation, as in TCP_INFO.
 func (s *Set) Probe(keys []flow.Key, out []abi.KernelState) error {

@@ -16,9 +16,10 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	probeMapBatches = "batches"
-	probeProgProbe  = "probe"
-	probeVarTickUs  = "tick_us"
+	probeMapBatches    = "batches"
+	probeProgProbe     = "probe"
+	probeVarOwnVerdict = "own_verdict"
+	probeVarTickUs     = "tick_us"
 )
 
 // loadProbe returns the embedded CollectionSpec for probe.
@@ -77,7 +78,8 @@ type probeMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type probeVariableSpecs struct {
-	TickUs *ebpf.VariableSpec `ebpf:"tick_us"`
+	OwnVerdict *ebpf.VariableSpec `ebpf:"own_verdict"`
+	TickUs     *ebpf.VariableSpec `ebpf:"tick_us"`
 }
 
 // probeObjects contains all objects after they have been loaded into the kernel.
@@ -113,7 +115,8 @@ func (m *probeMaps) Close() error {
 //
 // It can be passed to loadProbeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type probeVariables struct {
-	TickUs *ebpf.Variable `ebpf:"tick_us"`
+	OwnVerdict *ebpf.Variable `ebpf:"own_verdict"`
+	TickUs     *ebpf.Variable `ebpf:"tick_us"`
 }
 
 // probePrograms contains all programs after they have been loaded into the kernel.

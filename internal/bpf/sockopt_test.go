@@ -260,6 +260,9 @@ func TestOtherOptionsStayAsTheyAre(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer o.Close()
+	if err := loadSet(t).OpenChannels(); err != nil { // which attaches such programs too
+		t.Fatal(err)
+	}
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
 		t.Fatal(err)

@@ -16,9 +16,10 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	measuresProgMeasures = "measures"
-	measuresVarDescribed = "described"
-	measuresVarTickUs    = "tick_us"
+	measuresProgMeasures  = "measures"
+	measuresVarDescribed  = "described"
+	measuresVarOwnVerdict = "own_verdict"
+	measuresVarTickUs     = "tick_us"
 )
 
 // loadMeasures returns the embedded CollectionSpec for measures.
@@ -76,8 +77,9 @@ type measuresMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type measuresVariableSpecs struct {
-	Described *ebpf.VariableSpec `ebpf:"described"`
-	TickUs    *ebpf.VariableSpec `ebpf:"tick_us"`
+	Described  *ebpf.VariableSpec `ebpf:"described"`
+	OwnVerdict *ebpf.VariableSpec `ebpf:"own_verdict"`
+	TickUs     *ebpf.VariableSpec `ebpf:"tick_us"`
 }
 
 // measuresObjects contains all objects after they have been loaded into the kernel.
@@ -110,8 +112,9 @@ func (m *measuresMaps) Close() error {
 //
 // It can be passed to loadMeasuresObjects or ebpf.CollectionSpec.LoadAndAssign.
 type measuresVariables struct {
-	Described *ebpf.Variable `ebpf:"described"`
-	TickUs    *ebpf.Variable `ebpf:"tick_us"`
+	Described  *ebpf.Variable `ebpf:"described"`
+	OwnVerdict *ebpf.Variable `ebpf:"own_verdict"`
+	TickUs     *ebpf.Variable `ebpf:"tick_us"`
 }
 
 // measuresPrograms contains all programs after they have been loaded into the kernel.

@@ -16,9 +16,10 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	socketsProgOwners  = "owners"
-	socketsProgSockets = "sockets"
-	socketsVarTickUs   = "tick_us"
+	socketsProgOwners    = "owners"
+	socketsProgSockets   = "sockets"
+	socketsVarOwnVerdict = "own_verdict"
+	socketsVarTickUs     = "tick_us"
 )
 
 // loadSockets returns the embedded CollectionSpec for sockets.
@@ -77,7 +78,8 @@ type socketsMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type socketsVariableSpecs struct {
-	TickUs *ebpf.VariableSpec `ebpf:"tick_us"`
+	OwnVerdict *ebpf.VariableSpec `ebpf:"own_verdict"`
+	TickUs     *ebpf.VariableSpec `ebpf:"tick_us"`
 }
 
 // socketsObjects contains all objects after they have been loaded into the kernel.
@@ -110,7 +112,8 @@ func (m *socketsMaps) Close() error {
 //
 // It can be passed to loadSocketsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type socketsVariables struct {
-	TickUs *ebpf.Variable `ebpf:"tick_us"`
+	OwnVerdict *ebpf.Variable `ebpf:"own_verdict"`
+	TickUs     *ebpf.Variable `ebpf:"tick_us"`
 }
 
 // socketsPrograms contains all programs after they have been loaded into the kernel.

@@ -212,14 +212,13 @@ static ALWAYS_INLINE void flag(const struct view *v, u32 flags)
 	__sync_fetch_and_or(&v->channel->flags, flags);
 }
 
-/* Whether something of C waits for the program. The pointer to the psock has
- * flags in its lowest bits (include/net/sock.h). */
+/* Whether something of C waits for the program. */
 static ALWAYS_INLINE int has_unread(struct sock *sk)
 {
-	struct sk_psock *p = (void *)((u64)READ(sk, sk_user_data) & ~7ull);
-	void *queue = __builtin_preserve_access_index(&p->ingress_msg);
+	struct sk_psock *p = psock_of(sk);
 
-	return p && READ(p, ingress_msg.next) != queue;
+	return p && READ(p, ingress_msg.next) !=
+			    __builtin_preserve_access_index(&p->ingress_msg);
 }
 
 /* Before the last close of a socket sends anything. The context is the

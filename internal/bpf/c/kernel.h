@@ -55,7 +55,20 @@ struct list_head {
 	struct list_head *next, *prev;
 };
 
+struct bpf_prog_aux {
+	u32 id;
+};
+
+struct bpf_prog {
+	struct bpf_prog_aux *aux;
+};
+
+struct sk_psock_progs {
+	struct bpf_prog *msg_parser;
+};
+
 struct sk_psock {
+	struct sk_psock_progs progs;
 	struct list_head ingress_msg;
 };
 
@@ -351,5 +364,15 @@ enum {
 
 #define IN_WORD(s, f) \
 	(__builtin_preserve_field_info((s)->f, FIELD_BYTE_SIZE) == sizeof(u32))
+
+/* What a sockmap keeps with a socket, 0: it is in none. The pointer has flags
+ * in its lowest bits, of which one says that it is of that kind
+ * (SK_USER_DATA_PSOCK of include/net/sock.h). */
+static ALWAYS_INLINE struct sk_psock *psock_of(struct sock *sk)
+{
+	u64 data = (u64)READ(sk, sk_user_data);
+
+	return data & 4 ? (void *)(data & ~7ull) : 0;
+}
 
 #endif

@@ -189,6 +189,24 @@ static ALWAYS_INLINE int urgent(struct tcp_sock *tp)
 	return tp->urg_data || (s32)(up - una) > 0;
 }
 
+/* The verdict of the channels (channel.c) that the reader's owner has, by the
+ * number that the kernel gave it; 0: there is none. */
+volatile u32 own_verdict;
+
+/* Whether a socket is in the owner's own sockmap. */
+static ALWAYS_INLINE int is_tied(struct sock *sk)
+{
+	struct sk_psock *p = psock_of(sk);
+	struct bpf_prog *verdict;
+	struct bpf_prog_aux *aux;
+
+	if (!own_verdict || !p)
+		return 0;
+	verdict = READ(p, progs.msg_parser);
+	aux = verdict ? READ(verdict, aux) : 0;
+	return aux && READ(aux, id) == own_verdict;
+}
+
 /* Timestamps in microseconds (a route feature of Linux 6.7) have no bit of
  * their own; as something above plain TCP they share that of a ULP. */
 static ALWAYS_INLINE u32 read_special(struct tcp_sock *tp)
@@ -217,7 +235,7 @@ static ALWAYS_INLINE u32 read_special(struct tcp_sock *tp)
 	if (BITS(tp, repair))
 		special |= SPECIAL_REPAIR;
 	/* A psock, or another part of the kernel that owns the socket. */
-	if (READ(icsk, icsk_inet.sk.sk_user_data))
+	if (READ(icsk, icsk_inet.sk.sk_user_data) && !is_tied(&icsk->icsk_inet.sk))
 		special |= SPECIAL_SOCKMAP;
 	if (tp->ecn_flags & TCP_ECN_MODE_ACCECN)
 		special |= SPECIAL_ACCECN;
