@@ -23,31 +23,53 @@ type ownerRecord struct {
 // sockets' State.Inode says what to look for. It reads every descriptor of
 // every process once, whatever the number of sockets.
 func FindOwners(socks []Socket) error {
-	wanted := byInode(socks)
-	if len(wanted) == 0 {
-		return nil
+	inodes := make([]uint64, len(socks))
+	for i := range socks {
+		inodes[i] = socks[i].State.Inode
 	}
-	if err := ownersFromIterator(wanted); err == nil {
-		return nil
+	found, err := FindAllOwners(inodes)
+	if err != nil {
+		return err
 	}
-	return ownersFromProc("/proc", wanted)
+	for i := range socks {
+		if o := found[inodes[i]]; len(o) > 0 {
+			socks[i].Owner = o[0]
+		}
+	}
+	return nil
 }
 
-// byInode is an index of the sockets that anybody can have a descriptor of.
-func byInode(socks []Socket) map[uint64]*Socket {
-	wanted := make(map[uint64]*Socket, len(socks))
-	for i := range socks {
-		if inode := socks[i].State.Inode; inode != 0 {
-			wanted[inode] = &socks[i]
+// FindAllOwners is who holds each of the sockets with these inodes: every
+// process, and of each every descriptor. It reads every descriptor of every
+// process once, whatever the number of sockets.
+func FindAllOwners(inodes []uint64) (map[uint64][]Owner, error) {
+	wanted := wantedOwners(inodes)
+	if len(wanted) == 0 {
+		return wanted, nil
+	}
+	if err := ownersFromIterator(wanted); err == nil {
+		return wanted, nil
+	}
+	wanted = wantedOwners(inodes) // a walk that failed midway has found some
+	return wanted, ownersFromProc("/proc", wanted)
+}
+
+// wantedOwners has an entry for every socket that anybody can have a
+// descriptor of.
+func wantedOwners(inodes []uint64) map[uint64][]Owner {
+	wanted := make(map[uint64][]Owner, len(inodes))
+	for _, inode := range inodes {
+		if inode != 0 {
+			wanted[inode] = nil
 		}
 	}
 	return wanted
 }
 
-// found keeps the first owner.
-func found(s *Socket, o Owner) {
-	if s.Owner.PID == 0 {
-		s.Owner = o
+// note adds an owner of a socket if that is wanted.
+func note(wanted map[uint64][]Owner, inode uint64, o Owner) {
+	if list, ok := wanted[inode]; ok {
+		wanted[inode] = append(list, o)
 	}
 }
 
@@ -56,7 +78,7 @@ const initialPIDNamespace = "pid:[4026531836]"
 
 // ownersFromIterator asks BPF, which numbers processes as the initial
 // namespace does.
-func ownersFromIterator(wanted map[uint64]*Socket) error {
+func ownersFromIterator(wanted map[uint64][]Owner) error {
 	if ns, err := os.Readlink("/proc/self/ns/pid"); err != nil || ns != initialPIDNamespace {
 		return fmt.Errorf("not in the initial pid namespace: %w", errors.ErrUnsupported)
 	}
@@ -65,16 +87,16 @@ func ownersFromIterator(wanted map[uint64]*Socket) error {
 		return err
 	}
 	return each(it.owners, func(r *ownerRecord) {
-		if s := wanted[r.Inode]; s != nil {
+		if _, ok := wanted[r.Inode]; ok {
 			comm, _, _ := bytes.Cut(r.Comm[:], []byte{0})
-			found(s, Owner{int(r.PID), string(comm), int(r.FD)})
+			note(wanted, r.Inode, Owner{int(r.PID), string(comm), int(r.FD)})
 		}
 	})
 }
 
 // ownersFromProc looks through a proc file system. Processes that end, or
 // that this one may not look into, are passed over.
-func ownersFromProc(proc string, wanted map[uint64]*Socket) error {
+func ownersFromProc(proc string, wanted map[uint64][]Owner) error {
 	processes, err := os.ReadDir(proc)
 	if err != nil {
 		return fmt.Errorf("find owners of sockets: %w", err)
@@ -87,7 +109,7 @@ func ownersFromProc(proc string, wanted map[uint64]*Socket) error {
 	return nil
 }
 
-func ownersFromProcess(dir string, pid int, wanted map[uint64]*Socket) {
+func ownersFromProcess(dir string, pid int, wanted map[uint64][]Owner) {
 	descriptors, err := os.ReadDir(filepath.Join(dir, "fd"))
 	if err != nil {
 		return
@@ -95,14 +117,14 @@ func ownersFromProcess(dir string, pid int, wanted map[uint64]*Socket) {
 	comm := ""
 	for _, d := range descriptors {
 		inode, fd, ok := socketInode(dir, d)
-		if !ok || wanted[inode] == nil {
+		if _, is := wanted[inode]; !ok || !is {
 			continue
 		}
 		if comm == "" {
 			name, _ := os.ReadFile(filepath.Join(dir, "comm"))
 			comm = strings.TrimSuffix(string(name), "\n")
 		}
-		found(wanted[inode], Owner{pid, comm, fd})
+		note(wanted, inode, Owner{pid, comm, fd})
 	}
 }
 
