@@ -53,6 +53,13 @@ func (b *Buf) Release() {
 	b.pool.parting = b
 }
 
+// Wrap is a buffer over memory of the caller's. It is never given back: one of its
+// references is the caller's for good.
+func Wrap(b []byte) *Buf { return &Buf{B: b, refs: 1} }
+
+// Shared reports that somebody has a reference beside the caller.
+func (b *Buf) Shared() bool { return b.refs > 1 }
+
 // Cap is the memory that b holds, in octets.
 func (b *Buf) Cap() int { return len(b.B) }
 

@@ -117,3 +117,24 @@ func TestGetDoesNotAllocateOnceWarm(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+// A buffer over foreign memory is never given back, whoever releases a reference.
+func TestWrap(t *testing.T) {
+	memory := make([]byte, 10)
+	b := Wrap(memory)
+	if b.Shared() || b.Cap() != 10 {
+		t.Errorf("shared %v, %d octets", b.Shared(), b.Cap())
+	}
+	b.Retain()
+	if !b.Shared() {
+		t.Error("not shared with a second reference")
+	}
+	b.Release()
+	if b.Shared() {
+		t.Error("shared after its release")
+	}
+	Span{Buf: b, Off: 3, Len: 2}.Bytes()[0] = 7
+	if memory[3] != 7 {
+		t.Error("a span is not of the memory")
+	}
+}

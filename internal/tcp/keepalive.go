@@ -34,7 +34,15 @@ type limitState struct {
 // SetKeepalive sets or ends keepalive (RFC 9293, section 3.8.4). Acknowledging
 // through, it is the program's socket's, whose questions are passed on.
 func (c *Conn) SetKeepalive(now mono.Time, k Keepalive) {
-	if c.through || !c.live || k.Idle <= 0 && c.opt.limits == nil {
+	if !c.through {
+		c.AskIdle(now, k)
+	}
+}
+
+// AskIdle is SetKeepalive of an engine that may acknowledge through, where the
+// program's socket does not ask.
+func (c *Conn) AskIdle(now mono.Time, k Keepalive) {
+	if !c.live || k.Idle <= 0 && c.opt.limits == nil {
 		return
 	}
 	l := c.limitState()

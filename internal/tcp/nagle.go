@@ -77,10 +77,13 @@ func (c *Conn) whole(n uint32) uint32 {
 
 // sentData takes in that new data, or a FIN, goes out.
 func (c *Conn) sentData(now mono.Time, out *wire.Out) {
-	if c.through || out.Length == 0 {
+	if out.Length == 0 {
 		return
 	}
 	c.rcv.delack.answered(now)
+	if c.through {
+		return
+	}
 	if l := c.opt.limits; l != nil {
 		l.corkAt = 0
 	}

@@ -267,6 +267,17 @@ func (r *recvState) take(p frame.Span) {
 	r.inMem += uint32(p.Buf.Cap())
 }
 
+// Waiting fills into with the spans that Next would hand out, as many as fit, and
+// returns how many. They are borrowed.
+func (c *Conn) Waiting(into []frame.Span) int {
+	q, n := &c.rcv.in, 0
+	for i := q.head; i != q.tail && n < len(into); i++ {
+		into[n] = q.at(i).span()
+		n++
+	}
+	return n
+}
+
 // Next hands out the next span received in order, and its reference. It
 // returns false when there is none.
 func (c *Conn) Next(s *frame.Span) bool {
