@@ -303,7 +303,7 @@ func deviceCommand(env *Env) *cobra.Command {
 	}
 	c := device.Config{
 		Socket: driver.DeviceSocket, Uplink: driver.DeviceUplink, HostPort: driver.DeviceHostPort,
-		Control: driver.DeviceControl, Blocks: driver.DeviceBlocks,
+		Control: driver.DeviceControl, Blocks: driver.DeviceBlocks, Rings: driver.DeviceRings,
 	}
 	uplink := cmd.Flags().String("uplink", "", "name of the uplink")
 	cmd.Flags().IntVar(&c.LinkHeader, "link-header", 14, "octets of the uplink's link header")

@@ -19,11 +19,14 @@ func (d *Device) Greet(pid int) {
 	}}))
 }
 
-// Handle carries out a message of the driver. It reports false when the
-// device is to end. A message that makes no sense is dropped with a note: the
+// Handle carries out a message of the driver, and has the channels that came with
+// it. It reports false when the device is to end. A message that makes no sense is dropped with a note: the
 // driver's deadline undoes what it was for.
-func (d *Device) Handle(now mono.Time, msg []byte) bool {
+func (d *Device) Handle(now mono.Time, msg []byte, channels ...Channel) bool {
 	h, octets, err := abi.ParseHeader(msg)
+	if err != nil || h.Type != abi.Join {
+		closeAll(channels)
+	}
 	if err == nil {
 		switch h.Type {
 		case abi.Admit:
@@ -34,6 +37,14 @@ func (d *Device) Handle(now mono.Time, msg []byte) bool {
 			err = d.each(h, octets, func(c *conn) { d.wantPassed(now, h.Batch, c) }, nil)
 		case abi.Release:
 			err = d.each(h, octets, func(c *conn) { d.wantReleased(now, h.Batch, c) }, nil)
+		case abi.Join:
+			err = d.join(now, h, octets, channels)
+		case abi.Divert:
+			err = d.each(h, octets, func(c *conn) { d.wantDiverted(now, h.Batch, c) }, nil)
+		case abi.Part:
+			err = d.each(h, octets, func(c *conn) { d.wantParted(now, h.Batch, c) }, nil)
+		case abi.Resume:
+			err = d.each(h, octets, func(c *conn) { d.wantResumed(now, h.Batch, c) }, nil)
 		case abi.Quit:
 			return false
 		}
@@ -173,6 +184,10 @@ func (d *Device) prime(c *conn, part *abi.KernelPart) {
 
 // wantPassed begins the way home.
 func (d *Device) wantPassed(now mono.Time, batch uint32, c *conn) {
+	if c.bypassed() && !c.ended() {
+		d.answer(abi.Passing, batch, abi.Answer{HWID: c.id, Reason: abi.InternalError})
+		return
+	}
 	start := d.clock()
 	held := c.held()
 	d.passAgain(now, c)
@@ -182,8 +197,16 @@ func (d *Device) wantPassed(now mono.Time, batch uint32, c *conn) {
 }
 
 // wantReleased lets c go once the frames that were turned to the device
-// before its flow was un-steered have been passed on.
+// before its flow was un-steered have been passed on. A bypassed connection may go
+// when it is parted: its S has been rebuilt then, and takes up what is on the wire.
 func (d *Device) wantReleased(now mono.Time, batch uint32, c *conn) {
+	if c.bypassed() && !c.ended() {
+		if c.by.phase != parted {
+			d.answer(abi.Released, batch, abi.Answer{HWID: c.id, Reason: abi.InternalError})
+			return
+		}
+		d.dropParted(now, c)
+	}
 	d.passAgain(now, c)
 	c.place, c.wanted = abi.PlaceLeaving, false
 	d.releasing = append(d.releasing, release{conn: c, batch: batch, by: now.Add(drainWithin)})
@@ -218,6 +241,10 @@ func (d *Device) forget(now mono.Time, c *conn) {
 		return // released twice
 	}
 	d.leave(c)
+	d.dropChannel(c)
+	if c.ring != nil && !c.ring.buf.Shared() {
+		c.ring.vacate()
+	}
 	c.out.release()
 	c.in.release()
 	delete(d.flows, c.key)

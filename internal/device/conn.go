@@ -56,6 +56,9 @@ type conn struct {
 	rate            uint64      // octets/s delivered, as last known
 	silence         deadlock
 
+	by   *bypass // nil: S's TCP speaks with the device's
+	ring *ring   // once it has been bypassed
+
 	timer timer
 	dirty bool // in the device's list of those with something to send
 }

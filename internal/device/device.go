@@ -33,6 +33,10 @@ type Device struct {
 	clock      func() mono.Time // for measuring only; decisions are given the time
 	mtuProbing bool
 
+	memory []byte               // of the rings
+	rings  []*ring              // of the slots, as far as they were used
+	spans  [maxGiven]frame.Span // scratch
+
 	flows map[flow.Key]*conn
 	slots []slot
 	step  uint32   // of the slots' generations
@@ -97,6 +101,7 @@ type Parts struct {
 	LinkHeader   int // octets of the uplink's link header: 14 or 0
 	Control      *abi.Control
 	Blocks       []abi.Block // its length is the capacity
+	Rings        []byte      // abi.RingSize octets for each of them; nil: nothing is bypassed
 	Send         func(msg []byte)
 	Clock        func() mono.Time // measures stalls
 	Generations  abi.Generations
@@ -111,8 +116,8 @@ func New(now mono.Time, p Parts) *Device {
 		log: p.Log, pool: p.Pool, uplink: p.Uplink, host: p.Host, linkHeader: p.LinkHeader,
 		control: p.Control, blocks: p.Blocks, send: p.Send, clock: p.Clock,
 		flows: make(map[flow.Key]*conn),
-		slots: make([]slot, len(p.Blocks)),
-		step:  max(p.Generations.Step, 1), mtuProbing: p.MTUProbing, returns: p.Returns,
+		slots: make([]slot, len(p.Blocks)), memory: p.Rings, rings: make([]*ring, len(p.Rings)/abi.RingSize),
+		step: max(p.Generations.Step, 1), mtuProbing: p.MTUProbing, returns: p.Returns,
 		answers:    make(map[answerKey][]abi.Answer),
 		capability: p.Capability,
 		gates:      gates{busy: admission.Gate{Limit: float64(p.Capability.Busy)}, segments: admission.Gate{Limit: float64(p.Capability.Segments)}},
@@ -206,7 +211,9 @@ func (d *Device) frameFromWire(now mono.Time, raw rawFrame) {
 		c.toHost.learn(&p, p.Link)
 	}
 	if c.place != abi.PlaceOwned {
-		d.passFromWire(now, c, &p, raw)
+		if c.by == nil { // else it has ended, and S's sequence numbers are others
+			d.passFromWire(now, c, &p, raw)
+		}
 		return
 	}
 	if !wire.VerifyChecksum(raw.buf, raw.n, &p) {
@@ -214,6 +221,10 @@ func (d *Device) frameFromWire(now mono.Time, raw rawFrame) {
 		return
 	}
 	d.spare(&p.Seg)
+	if c.bypassed() {
+		d.fromPeerBypassed(now, c, &p)
+		return
+	}
 	d.fromPeer(now, c, &p, raw)
 }
 
@@ -276,10 +287,16 @@ func (d *Device) frameFromHost(now mono.Time, raw rawFrame) {
 	c.toPeer.learn(&p, p.Link[:min(len(p.Link), d.linkHeader)])
 	c.heardIn = d.dead.epoch
 	if c.place != abi.PlaceOwned {
-		d.passFromHost(now, c, &p, raw)
+		if c.by == nil {
+			d.passFromHost(now, c, &p, raw)
+		}
 		return
 	}
 	d.spare(&p.Seg)
+	if c.bypassed() {
+		d.fromHostBypassed(now, c, &p)
+		return
+	}
 	d.fromHost(now, c, &p, raw)
 }
 
@@ -305,7 +322,7 @@ func (d *Device) relieve(now mono.Time) {
 	d.relieved = now
 	var most *conn
 	for _, c := range d.flows {
-		if c.place == abi.PlaceOwned && (most == nil || c.held() > most.held()) {
+		if c.place == abi.PlaceOwned && !c.askedFor(abi.DeviceMemory) && (most == nil || c.held() > most.held()) {
 			most = c
 		}
 	}
@@ -339,12 +356,15 @@ func (d *Device) expired(now mono.Time, c *conn) {
 		d.touch(c)
 		return
 	}
-	c.pump()
+	if c.unanswered() {
+		d.ask(now, c, abi.RecoveryTimeout)
+	}
+	d.pump(now, c)
 	d.touch(c)
 }
 
 func (c *conn) deadline() mono.Time {
-	return mono.Earliest(c.wire.Deadline(), c.host.Deadline())
+	return mono.Earliest(c.patience(), mono.Earliest(c.wire.Deadline(), c.host.Deadline()))
 }
 
 // emitAll sends for every touched connection, publishes its state and sets
@@ -355,13 +375,15 @@ func (d *Device) emitAll(now mono.Time) {
 		done := true
 		if c.place == abi.PlaceOwned {
 			d.follow(now, c)
+			d.followSocket(now, c)
 		}
 		if c.place == abi.PlaceOwned {
 			toPeer, toHost := d.emit(now, c)
 			done = toPeer && toHost
-			d.finish(c, toPeer, toHost)
+			d.finish(now, c, toPeer, toHost)
 		}
 		if c.place == abi.PlaceOwned {
+			c.tidy(now)
 			d.wheel.set(&c.timer, c.deadline())
 		}
 		d.publish(now, c)

@@ -29,6 +29,7 @@ type Config struct {
 	HostPort       int // TAP
 	Control        int // BPF array of one abi.Control
 	Blocks         int // BPF array of MaxConnections abi.Blocks
+	Rings          int // memfd of a ring for each of them; 0 or less: nothing is bypassed
 	LinkHeader     int // octets of the uplink's link header: 14 or 0
 	MaxConnections int
 	Memory         int64 // octets of buffers
@@ -89,15 +90,17 @@ type loop struct {
 	socket  int
 	epoll   int
 	writing [2]bool // what the port waits to be writable
-	events  [4]unix.EpollEvent
+	events  [64]unix.EpollEvent
 	message []byte
+	oob     []byte // of the message
+	waiting waiting
 	now     mono.Time // when the turn began
 	meter   meter
 	trusted bool // has been seen without a fence
 }
 
 func newLoop(c Config) (*loop, error) {
-	l := &loop{socket: c.Socket, epoll: -1, message: make([]byte, abi.MaxMessage)}
+	l := &loop{socket: c.Socket, epoll: -1, message: make([]byte, abi.MaxMessage), oob: make([]byte, unix.CmsgSpace(4*abi.MaxJoins))}
 	if err := l.open(c); err != nil {
 		l.close()
 		return nil, err
@@ -113,6 +116,12 @@ func (l *loop) open(c Config) error {
 	if l.blocks, err = shm.MapBlocks(c.Blocks, c.MaxConnections); err != nil {
 		return err
 	}
+	var rings []byte
+	if c.Rings > 0 {
+		if rings, err = shm.MapRings(c.Rings, c.MaxConnections); err != nil {
+			return err
+		}
+	}
 	pool := frame.NewPool(int(c.Memory))
 	uplink, err := port.NewPacket(c.Uplink, pool)
 	if err != nil {
@@ -127,7 +136,7 @@ func (l *loop) open(c Config) error {
 	l.meter.begin(now)
 	l.device = New(now, Parts{
 		Log: c.Log, Pool: pool, Uplink: uplink, Host: host, LinkHeader: c.LinkHeader,
-		Control: l.control, Blocks: l.blocks, Send: l.send, Clock: mono.Now, Generations: c.Generations, MTUProbing: c.MTUProbing, Returns: c.Returns,
+		Control: l.control, Blocks: l.blocks, Rings: rings, Send: l.send, Clock: mono.Now, Generations: c.Generations, MTUProbing: c.MTUProbing, Returns: c.Returns,
 		Capability: c.Capability,
 	})
 	return l.watch()
@@ -138,6 +147,7 @@ func (l *loop) watch() error {
 	if l.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return err
 	}
+	l.waiting.epoll = l.epoll
 	for _, fd := range []int{l.socket, l.ports[0].FD(), l.ports[1].FD()} {
 		if err := unix.SetNonblock(fd, true); err != nil {
 			return err
@@ -208,12 +218,19 @@ func (l *loop) wait(d time.Duration) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("epoll: %w", err)
 	}
-	for _, ev := range l.events[:n] {
-		if int(ev.Fd) == l.socket {
-			return l.hear()
+	more := true
+	for i := range l.events[:n] {
+		ev := &l.events[i]
+		switch id := watched(ev); {
+		case id != 0:
+			l.device.Ready(l.now, id)
+		case int(ev.Fd) == l.socket:
+			if more, err = l.hear(); err != nil {
+				return false, err
+			}
 		}
 	}
-	return true, nil
+	return more, nil
 }
 
 // epollWait is epoll_wait with a timeout finer than a millisecond
@@ -248,7 +265,7 @@ func (l *loop) watchBlocked() {
 // hear handles all messages that wait, at the time at which the turn began.
 func (l *loop) hear() (bool, error) {
 	for {
-		n, err := unix.Read(l.socket, l.message)
+		n, oobn, _, _, err := unix.Recvmsg(l.socket, l.message, l.oob, unix.MSG_CMSG_CLOEXEC)
 		switch {
 		case err == unix.EAGAIN || err == unix.EINTR:
 			return true, nil
@@ -257,10 +274,31 @@ func (l *loop) hear() (bool, error) {
 		case n == 0: // the driver is gone, and with it the steering
 			return false, nil
 		}
-		if !l.device.Handle(l.now, l.message[:n]) {
+		if !l.device.Handle(l.now, l.message[:n], l.channels(l.oob[:oobn])...) {
 			return false, nil
 		}
 	}
+}
+
+// channels are those of the descriptors that came with a message.
+func (l *loop) channels(oob []byte) (all []Channel) {
+	if len(oob) == 0 {
+		return nil
+	}
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		l.device.log.Error("control message from the driver dropped", "err", err)
+	}
+	for i := range messages {
+		fds, err := unix.ParseUnixRights(&messages[i])
+		if err != nil {
+			continue // of another kind
+		}
+		for _, fd := range fds {
+			all = append(all, &socketChannel{fd, &l.waiting})
+		}
+	}
+	return all
 }
 
 // sendTries is for how long a message is tried to be sent, in ms: less than

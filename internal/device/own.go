@@ -97,12 +97,18 @@ func (c *conn) pump() {
 	for c.wire.Next(&s) {
 		c.host.Send(s)
 	}
-	for c.host.Next(&s) {
-		c.wire.Send(s)
-	}
 	if !c.finIn && c.wire.PeerFINReceived() {
 		c.finIn = true
 		c.host.CloseSend()
+	}
+	c.pumpOut()
+}
+
+// pumpOut is pump without what the peer has sent.
+func (c *conn) pumpOut() {
+	var s frame.Span
+	for c.host.Next(&s) {
+		c.wire.Send(s)
 	}
 	if !c.finOut && c.host.PeerFINReceived() {
 		c.finOut = true
@@ -159,7 +165,7 @@ func (d *Device) fromPeer(now mono.Time, c *conn, p *wire.Packet, raw rawFrame) 
 		c.host.AckNow()
 	}
 	c.doubt(now, &c.wire, &c.host, &c.gapsIn)
-	c.pump()
+	d.pump(now, c)
 	d.touch(c)
 }
 
@@ -198,7 +204,7 @@ func (d *Device) fromHost(now mono.Time, c *conn, p *wire.Packet, raw rawFrame) 
 		c.wire.Probe()
 	}
 	c.doubt(now, &c.host, &c.wire, &c.gapsOut)
-	c.pump()
+	d.pump(now, c)
 	d.touch(c)
 }
 
@@ -222,20 +228,24 @@ func (c *conn) doubt(now mono.Time, sender, receiver *tcp.Conn, seen *uint64) {
 // has: a port may take no more for now.
 func (d *Device) emit(now mono.Time, c *conn) (toPeer, toHost bool) {
 	toPeer = d.stopped(c) || d.drain(now, &c.wire, &c.toPeer, d.uplink)
+	if c.by != nil && c.by.phase == parted {
+		return toPeer, true // S is being rebuilt
+	}
 	return toPeer, d.drain(now, &c.host, &c.toHost, d.host)
 }
 
 // finish looks whether an owned connection has come to its end. toPeer and
 // toHost say to whom all that is due has been sent.
-func (d *Device) finish(c *conn, toPeer, toHost bool) {
+func (d *Device) finish(now mono.Time, c *conn, toPeer, toHost bool) {
 	switch {
 	case c.place != abi.PlaceOwned || c.closedSaid:
 	case c.reset == abi.ResetByPeer && toHost, c.reset == abi.ResetByProgram && toPeer:
 		d.leave(c)
 		d.notice(c, c.reset)
 	case c.finOut && c.finIn && c.wire.FINAcked() && c.host.FINAcked():
-		c.closedSaid = true
-		d.notice(c, abi.Closed)
+		if !c.lingers(now) {
+			d.sayClosed(c)
+		}
 	}
 }
 
@@ -274,8 +284,13 @@ func (d *Device) whyOutOfStep(c *conn) abi.Reason {
 // by itself before the driver is asked to take it home.
 const maxReowned = 8
 
-// giveBack passes c again and asks the driver to take it home.
+// giveBack passes c again and asks the driver to take it home. A bypassed connection
+// stays as it is until the driver has parted it.
 func (d *Device) giveBack(now mono.Time, c *conn, why abi.Reason) {
+	if c.bypassed() {
+		d.ask(now, c, why)
+		return
+	}
 	d.passAgain(now, c)
 	d.notice(c, why)
 }
@@ -287,6 +302,11 @@ func (d *Device) passAgain(now mono.Time, c *conn) {
 	if c.place != abi.PlaceOwned {
 		return
 	}
+	if c.bypassed() { // and has ended
+		d.leave(c)
+		return
+	}
+	d.unjoin(c, abi.OutOfStep)
 	c.pump()
 	c.wire.FlushAll()
 	c.host.FlushAll()
@@ -329,6 +349,9 @@ func (d *Device) flushOutOfOrder(now mono.Time, from, to *tcp.Conn, s *side, p p
 
 // leave takes the engines off c.
 func (d *Device) leave(c *conn) {
+	if !c.bypassed() {
+		d.unjoin(c, abi.Closed)
+	}
 	if c.place == abi.PlaceOwned {
 		d.keepCounters(c)
 		c.wire.Close()

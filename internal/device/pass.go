@@ -87,7 +87,7 @@ func (d *Device) tryOwn(now mono.Time, c *conn) {
 		d.refuse(c, abi.InternalError)
 		return
 	}
-	c.pump()
+	d.pump(now, c)
 	d.emit(now, c)
 	if c.reowned == 0 {
 		answer.StallNS = d.stall(start)

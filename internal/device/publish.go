@@ -19,7 +19,7 @@ func (d *Device) publish(now mono.Time, c *conn) {
 		return // the slot has a new owner
 	}
 	shm.Begin(&h.Sequence)
-	h.HWID, h.Place = c.id, c.place
+	h.HWID, h.Place, h.Attachment = c.id, c.place, abi.AttachShadow
 	h.CongestionControl = [16]byte{}
 	copy(h.CongestionControl[:], c.control)
 	ssthresh, recovery := h.Ssthresh, h.Recovery
@@ -44,7 +44,10 @@ func (c *conn) publishOwned(h *abi.HardwarePart) {
 	h.SndUna, h.SndNxt = uint32(c.wire.SndUna()), uint32(c.wire.SndNxt())
 	h.RcvNxt, h.RcvAcked = uint32(c.wire.RcvNxt()), uint32(c.wire.RcvAcked())
 	h.SndWnd = c.wire.SndEdge().Sub(c.wire.SndUna())
-	h.RcvWnd = c.host.SndEdge().Sub(c.host.SndUna())
+	h.RcvWnd, h.Attachment = c.host.SndEdge().Sub(c.host.SndUna()), c.attachment()
+	if c.bypassed() {
+		h.RcvWnd = m.RcvWnd
+	}
 	h.SRTT, h.RTTVar, h.RTO = m.SRTT, m.RTTVar, m.RTO
 	h.Cwnd, h.Ssthresh = m.Cwnd, m.Ssthresh
 	h.HeldOut, h.HeldIn = m.HeldOut, m.HeldIn
@@ -81,6 +84,9 @@ func (d *Device) publishPrivate(now mono.Time, c *conn, h *abi.HardwarePart, red
 func (c *conn) metrics() tcp.Metrics {
 	var m tcp.Metrics
 	c.wire.Metrics(&m)
+	if c.by != nil {
+		m.HeldIn -= c.by.given
+	}
 	return m
 }
 

@@ -44,7 +44,10 @@ type world struct {
 	blocks       []abi.Block
 	control      abi.Control
 	faults       faults
-	l3           bool // the uplink has no link header
+	rings        []byte // of the devices
+	died         bool   // the device, in the middle of a turn
+	tie          *tie   // of the program's socket to a channel, nil: none
+	l3           bool   // the uplink has no link header
 }
 
 type spoken struct {
@@ -151,7 +154,7 @@ func (w *world) newDevice(memory int) {
 	w.blocks = make([]abi.Block, 4)
 	w.device = New(w.now, Parts{
 		Log: slog.New(slog.NewTextHandler(w.t.Output(), nil)), Pool: pool, Uplink: up, Host: host,
-		LinkHeader: w.linkHeader(), Control: &w.control, Blocks: w.blocks, Send: w.hear,
+		LinkHeader: w.linkHeader(), Control: &w.control, Blocks: w.blocks, Rings: w.rings, Send: w.hear,
 		Clock: func() mono.Time { return w.now },
 	})
 }
@@ -332,7 +335,7 @@ func spanOf(b []byte) []frame.Span {
 
 // turnDevice runs the device and carries what it sent.
 func (w *world) turnDevice() bool {
-	busy, err := w.device.Turn(w.now)
+	busy, err := w.turn()
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -382,19 +385,28 @@ func (e *endpoint) receive(b []byte) {
 	e.run()
 }
 
+// read takes octets as the application reads them.
+func (e *endpoint) read(b []byte) {
+	if !bytes.HasPrefix(e.want[len(e.got):], b) {
+		e.w.t.Fatalf("%s: octets differ after the first %d: %v", e.name, len(e.got), e.w)
+	}
+	e.got = e.want[:len(e.got)+len(b)]
+}
+
 // run lets the application read and write and the TCP send.
 func (e *endpoint) run() {
 	w := e.w
 	var s frame.Span
-	for !e.stalled && e.conn.Next(&s) {
-		if !bytes.HasPrefix(e.want[len(e.got):], s.Bytes()) {
-			w.t.Fatalf("%s: octets differ after the first %d: %v", e.name, len(e.got), w)
-		}
-		e.got = e.want[:len(e.got)+int(s.Len)]
+	for !e.stalled && (e == w.peer || w.readTied()) && e.conn.Next(&s) {
+		e.read(s.Bytes())
 		s.Buf.Release()
 	}
 	for len(e.toSend) > 0 && e.conn.SndEnd().Sub(e.conn.SndUna()) < sndSpace {
 		n := min(len(e.toSend), 1+w.r.IntN(60000))
+		if e == w.program && w.sendTied(e.toSend[:n]) {
+			e.toSend = e.toSend[n:]
+			continue
+		}
 		buf := e.pool.Get(n)
 		copy(buf.B, e.toSend[:n])
 		e.toSend = e.toSend[n:]
@@ -453,6 +465,7 @@ func (w *world) done() bool {
 // The driver's steps.
 
 func (w *world) command(t abi.Type, id abi.HWID) {
+	defer w.mourn()
 	w.device.Handle(w.now, abi.Append(nil, t, 1, []abi.Command{{HWID: id}}))
 }
 

@@ -19,6 +19,7 @@ import (
 	"toehold/internal/kernel"
 	"toehold/internal/mono"
 	"toehold/internal/port"
+	"toehold/internal/shm"
 )
 
 // The descriptors that a device process inherits.
@@ -28,6 +29,7 @@ const (
 	DeviceHostPort = 5 // TAP
 	DeviceControl  = 6 // BPF array of one abi.Control
 	DeviceBlocks   = 7 // BPF array of abi.Block
+	DeviceRings    = 8 // memfd of a ring for each block
 )
 
 // hostPortName is the pattern that TAPs are named by.
@@ -53,6 +55,7 @@ type process struct {
 	started  mono.Time
 	greeting abi.Greeting // its Version is 0 until the device has greeted
 	doomed   bool         // killed or told to quit
+	rings    []byte       // what its bypassed connections have sent; stays when it has ended
 }
 
 // greeted reports whether the device serves.
@@ -60,7 +63,8 @@ func (p *process) greeted() bool { return p.greeting.Version != 0 }
 
 // startProcess opens host port, packet socket and message socket, and starts
 // a device process with them. Of its descriptors only our end of the message
-// socket stays open here, so that all else vanishes with the process.
+// socket stays open here, so that all else vanishes with the process, but for the
+// memory of the rings.
 func startProcess(c *Config, uplink string, ifindex int, set *bpf.Set, g abi.Generations) (*process, error) {
 	var inherited []int
 	defer func() {
@@ -70,11 +74,17 @@ func startProcess(c *Config, uplink string, ifindex int, set *bpf.Set, g abi.Gen
 	}()
 	p := &process{socket: -1, started: mono.Now()}
 	err := p.open(&inherited, ifindex, set)
+	rings := -1
 	if err == nil {
-		err = p.spawn(c, uplink, set, g, inherited)
+		rings, err = p.mapRings(c.MaxConnections)
+	}
+	if err == nil {
+		err = p.spawn(c, uplink, set, g, inherited, rings)
+		unix.Close(rings)
 	}
 	if err != nil {
 		p.shut()
+		p.unmapRings()
 		return nil, err
 	}
 	p.watch()
@@ -110,9 +120,33 @@ func (p *process) open(inherited *[]int, ifindex int, set *bpf.Set) error {
 	return err
 }
 
+// mapRings makes the rings of n connections and returns a descriptor of them.
+func (p *process) mapRings(n int) (int, error) {
+	fd, err := shm.MakeRings(n)
+	if err != nil {
+		return -1, err
+	}
+	if p.rings, err = shm.MapRings(fd, n); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// unmapRings lets go of the rings, when nothing is to be rebuilt from them any more.
+func (p *process) unmapRings() {
+	if p.rings == nil {
+		return
+	}
+	if err := unix.Munmap(p.rings); err != nil {
+		slog.Debug("rings not unmapped", "err", err)
+	}
+	p.rings = nil
+}
+
 // spawn starts the process on the thread of a goroutine that lives as long as
 // this process: the parent-death signal is about the thread that forked.
-func (p *process) spawn(c *Config, uplink string, set *bpf.Set, g abi.Generations, inherited []int) error {
+func (p *process) spawn(c *Config, uplink string, set *bpf.Set, g abi.Generations, inherited []int, rings int) error {
 	files := []uintptr{0, 2, 2}
 	null, err := unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -123,7 +157,7 @@ func (p *process) spawn(c *Config, uplink string, set *bpf.Set, g abi.Generation
 	for _, fd := range inherited {
 		files = append(files, uintptr(fd))
 	}
-	files = append(files, uintptr(set.ControlFD()), uintptr(set.BlocksFD()))
+	files = append(files, uintptr(set.ControlFD()), uintptr(set.BlocksFD()), uintptr(rings))
 	args := []string{"toehold", "device",
 		"--uplink", uplink,
 		"--link-header", strconv.Itoa(int(set.Control().LinkHeader)),

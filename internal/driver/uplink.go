@@ -363,6 +363,7 @@ func (u *uplink) exited() {
 		u.lose(now, u.death(), p.status)
 	}
 	p.shut()
+	p.unmapRings()
 	u.proc = nil
 	if u.stopping {
 		return

@@ -39,6 +39,33 @@ func mapArray(fd, size int) ([]byte, error) {
 	return unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 }
 
+// MapRings maps the rings of n connections behind fd, a file of that size. What is
+// not used takes no memory.
+func MapRings(fd, n int) ([]byte, error) {
+	if n <= 0 {
+		return nil, fmt.Errorf("map rings: %d is no number of connections", n)
+	}
+	b, err := unix.Mmap(fd, 0, n*abi.RingSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
+	if err != nil {
+		return nil, fmt.Errorf("map rings: %w", err)
+	}
+	return b, nil
+}
+
+// MakeRings makes the file of the rings of n connections, which goes with its last
+// descriptor and mapping.
+func MakeRings(n int) (int, error) {
+	fd, err := unix.MemfdCreate("toehold-rings", unix.MFD_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("memfd_create: %w", err)
+	}
+	if err := unix.Ftruncate(fd, int64(n)*abi.RingSize); err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("ftruncate the rings: %w", err)
+	}
+	return fd, nil
+}
+
 // UnmapControl gives the memory that MapControl mapped back.
 func UnmapControl(c *abi.Control) error {
 	return unix.MunmapPtr(unsafe.Pointer(c), uintptr(unix.Getpagesize()))

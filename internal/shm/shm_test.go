@@ -108,3 +108,35 @@ func TestWriterThatDiedInTheMiddle(t *testing.T) {
 		t.Errorf("after the successor's write: %+v", got)
 	}
 }
+
+func TestRings(t *testing.T) {
+	fd, err := MakeRings(3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	a, err := MapRings(fd, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := MapRings(fd, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a[3*abi.RingSize-1] = 7
+	if len(b) != 3*abi.RingSize || b[len(b)-1] != 7 {
+		t.Errorf("%d octets, the last is %d", len(b), b[len(b)-1])
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Blocks > 64<<10/512 {
+		t.Errorf("one octet takes %d blocks (%v)", st.Blocks, err)
+	}
+	for _, m := range [][]byte{a, b} {
+		if err := unix.Munmap(m); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := MapRings(fd, 0); err == nil {
+		t.Error("no error for rings of no connection")
+	}
+}
