@@ -330,7 +330,7 @@ type ChannelPart struct {
 	Open   uint32 // not 0: what the program sends goes to C
 	Limit  uint32 // octets that may wait in C
 	Flags  uint32 // Channel...
-	_      [4]byte
+	OutAt  uint32 // CLOCK_MONOTONIC ms, modulo 2^32, at which Out last grew
 	Taken  uint64 // of Out, received from C
 }
 

@@ -617,16 +617,7 @@ func TestUntieAndTieAgain(t *testing.T) {
 // A socket that is rebuilt leaves the sockmap by itself.
 func TestTieAfterDisconnect(t *testing.T) {
 	p := newTied(t, 1000)
-	p.must(unix.SetsockoptInt(p.fd, unix.IPPROTO_TCP, unix.TCP_REPAIR, 1))
-	var address unix.RawSockaddr // AF_UNSPEC
-	if err := connectRaw(p.fd, &address); err != nil {
-		t.Fatal(err)
-	}
-	local, remote := p.s.LocalAddr().(*net.TCPAddr), p.s.RemoteAddr().(*net.TCPAddr)
-	p.must(unix.SetsockoptInt(p.fd, unix.IPPROTO_TCP, unix.TCP_REPAIR, 1))
-	unix.Bind(p.fd, &unix.SockaddrInet4{Addr: [4]byte(local.IP.To4()), Port: local.Port}) // the port may be bound still
-	p.must(unix.Connect(p.fd, &unix.SockaddrInet4{Addr: [4]byte(remote.IP.To4()), Port: remote.Port}))
-	p.must(unix.SetsockoptInt(p.fd, unix.IPPROTO_TCP, unix.TCP_REPAIR, -1))
+	rebuild(t, p.s)
 	for range 2 {
 		p.must(p.set.Tie(tiedAt, p.fd, p.c, 1000))
 		p.open(1)
@@ -656,6 +647,23 @@ func TestProbeOfTiedSocket(t *testing.T) {
 	p.must(p.set.Untie(tiedAt))
 	if got := special(other); got != 0 {
 		t.Errorf("untied: special %#x", got)
+	}
+}
+
+// rebuild takes an IPv4 connection's socket apart and makes it anew, in some
+// state.
+func rebuild(t *testing.T, c *net.TCPConn) {
+	t.Helper()
+	fd := descriptor(t, c)
+	local, remote := c.LocalAddr().(*net.TCPAddr), c.RemoteAddr().(*net.TCPAddr)
+	var unspecified unix.RawSockaddr
+	repair := func(value int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR, value) }
+	if err := errors.Join(repair(1), connectRaw(fd, &unspecified), repair(1)); err != nil {
+		t.Fatal(err)
+	}
+	unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte(local.IP.To4()), Port: local.Port}) // the port may be bound still
+	if err := errors.Join(unix.Connect(fd, &unix.SockaddrInet4{Addr: [4]byte(remote.IP.To4()), Port: remote.Port}), repair(-1)); err != nil {
+		t.Fatal(err)
 	}
 }
 

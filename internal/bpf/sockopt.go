@@ -52,6 +52,10 @@ const (
 	setCounts                      // Counts
 	SetReason                      // Reason
 	SetHeard                       // that the driver knows what the program wishes: later wishes wake it again
+	// What TCP_INFO counts goes on over a bypass if these are set, each when it is so:
+	SetDiverted // before Divert is sent, of a connection that has its HWID
+	SetKept     // the program is frozen, the device has parted, the HWID is still there; the socket is about to be taken apart
+	SetRebuilt  // its socket has been rebuilt, and nothing has been sent or received since
 )
 
 // maxOrders is how many seats one run writes.

@@ -129,6 +129,7 @@ static ALWAYS_INLINE int from_program(struct sk_msg_md *msg, u32 index,
 	}
 	__sync_fetch_and_add(&v->tie->out, size);
 	__sync_fetch_and_add(&v->channel->out, size);
+	v->channel->out_at = bpf_ktime_get_coarse_ns() / 1000000;
 	return SK_PASS;
 }
 

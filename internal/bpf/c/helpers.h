@@ -145,6 +145,7 @@ static long (*bpf_seq_write)(struct seq_file *m, const void *from,
 static u64 (*bpf_jiffies64)(void) = (void *)118;
 static long (*bpf_ringbuf_output)(void *ringbuf, void *record, u64 size,
 				  u64 flags) = (void *)130;
+static u64 (*bpf_ktime_get_coarse_ns)(void) = (void *)160;
 static struct tcp_sock *(*bpf_skc_to_tcp_sock)(void *sk) = (void *)137;
 static struct socket *(*bpf_sock_from_file)(struct file *file) = (void *)162;
 static long (*bpf_set_retval)(int retval) = (void *)187;

@@ -24,6 +24,13 @@ struct counts {
 	u64 retransmits, bytes_resent, out_of_order;
 };
 
+/* What TCP_INFO counts, as S does. */
+struct stream {
+	u64 bytes_acked, bytes_received, bytes_sent, bytes_retrans;
+	u32 segs_out, segs_in, data_segs_out, data_segs_in;
+	u32 delivered, delivered_ce, total_retrans, rcv_ooopack;
+};
+
 struct seat {
 	struct bpf_spin_lock lock;
 	u32 table;	    /* of the device: index in tables */
@@ -35,6 +42,11 @@ struct seat {
 	u64 counted;	    /* hardware id that last is of */
 	struct counts last; /* of the last time on a device */
 	struct counts before; /* of those before it */
+	u64 diverted;	      /* hardware id that S is bypassed with, 0: not */
+	u32 segs_out, segs_in; /* that the device had counted then */
+	u64 acked, sent;      /* the most of these octets told since then */
+	struct stream kept;   /* what was so when S was taken apart */
+	struct stream offset; /* of what is so from S's own counts */
 };
 
 /* A socket that is accepted inherits what the listening one was told. */

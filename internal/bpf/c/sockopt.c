@@ -63,22 +63,22 @@ struct answer {
 	u8 reason[40];
 };
 
-/* Reads what the device publishes. It writes without a lock and says so by an
- * odd sequence number; an atomic operation that changes nothing is the
- * barrier that BPF has. */
-static ALWAYS_INLINE int read_hardware(const struct seat *s,
-				       struct hardware_part *to)
+static ALWAYS_INLINE struct block *block_of(const struct seat *s)
 {
 	u32 table = s->table, index = s->hwid;
 	void *blocks = bpf_map_lookup_elem(&tables, &table);
-	struct block *b;
+
+	return blocks ? bpf_map_lookup_elem(blocks, &index) : 0;
+}
+
+/* Reads what the device publishes. It writes without a lock and says so by an
+ * odd sequence number; an atomic operation that changes nothing is the
+ * barrier that BPF has. */
+static ALWAYS_INLINE int read_hardware(struct block *b, u64 hwid,
+				       struct hardware_part *to)
+{
 	u64 before, fence = 0;
 
-	if (!blocks)
-		return 0;
-	b = bpf_map_lookup_elem(blocks, &index);
-	if (!b)
-		return 0;
 	for (u32 i = 0; i < 8; i++) {
 		before = *(volatile u64 *)&b->hardware.sequence;
 		__sync_fetch_and_add(&fence, 1);
@@ -86,9 +86,49 @@ static ALWAYS_INLINE int read_hardware(const struct seat *s,
 		__sync_fetch_and_add(&fence, 1);
 		if (!(before & 1) &&
 		    before == *(volatile u64 *)&b->hardware.sequence)
-			return to->hwid == s->hwid;
+			return to->hwid == hwid;
 	}
 	return 0;
+}
+
+/* What is told of octets acknowledged and sent does not go back when a
+ * ledger says that the device has what S has not heard of yet. */
+static ALWAYS_INLINE void keep_ahead(struct bpf_sockopt *ctx, struct seat *s,
+				     struct stream *x)
+{
+	struct tcp_info *i = ctx->optval;
+	u64 acked, sent;
+
+	if (!HAS_ROOM(i, ctx->optval_end, bytes_sent))
+		return;
+	acked = i->bytes_acked;
+	sent = i->bytes_sent;
+	bpf_spin_lock(&s->lock);
+	s->acked = most(s->acked, acked + x->bytes_acked);
+	s->sent = most(s->sent, sent + x->bytes_sent);
+	x->bytes_acked = s->acked - acked;
+	x->bytes_sent = s->sent - sent;
+	bpf_spin_unlock(&s->lock);
+}
+
+static ALWAYS_INLINE void tell_stream(struct bpf_sockopt *ctx, struct seat *s)
+{
+	struct stream x = {};
+	struct block *b;
+	u64 diverted = s->diverted;
+	u32 unsent;
+
+	b = diverted && diverted == s->hwid ? block_of(s) : 0;
+	if (b) {
+		unsent = count_bypass(b, s, &x);
+		info_channel(ctx, &b->channel, unsent);
+	}
+#define SHIFT(f) x.f += s->offset.f;
+	EACH_OF_STREAM(SHIFT)
+#undef SHIFT
+	if (b)
+		keep_ahead(ctx, s, &x);
+	info_stream(ctx, &x);
 }
 
 static ALWAYS_INLINE void tell_info(struct bpf_sockopt *ctx)
@@ -97,12 +137,14 @@ static ALWAYS_INLINE void tell_info(struct bpf_sockopt *ctx)
 	struct hardware_part h = {};
 	struct counts sum;
 	int owned = 0;
+	struct block *b;
 	u64 hwid;
 
 	if (!s)
 		return;
 	hwid = s->hwid;
-	if (hwid && read_hardware(s, &h)) {
+	b = hwid ? block_of(s) : 0;
+	if (b && read_hardware(b, hwid, &h)) {
 		struct counts c = { h.retransmits, h.bytes_resent,
 				    h.out_of_order };
 
@@ -120,6 +162,16 @@ static ALWAYS_INLINE void tell_info(struct bpf_sockopt *ctx)
 	info_add(ctx, &sum);
 	if (owned)
 		info_path(ctx, &h);
+}
+
+/* In a function of its own, since both have a stack to fill. */
+static __attribute__((noinline)) int tell_bypass(struct bpf_sockopt *ctx)
+{
+	struct seat *s = bpf_sk_storage_get(&seats, ctx->sk, 0, 0);
+
+	if (s)
+		tell_stream(ctx, s);
+	return 0;
 }
 
 /* Fills in as many fields as there is room for. A socket that nothing is
@@ -170,8 +222,10 @@ int tell(struct bpf_sockopt *ctx)
 	leave_too_long(ctx);
 	if (ctx->level != SOL_TCP)
 		return 1;
-	if (ctx->optname == TCP_INFO && ctx->retval == 0)
+	if (ctx->optname == TCP_INFO && ctx->retval == 0) {
 		tell_info(ctx);
+		tell_bypass(ctx);
+	}
 	if (ours(ctx))
 		tell_offload(ctx);
 	return 1;
@@ -312,6 +366,9 @@ enum { /* order.set: what of the seat to write */
 	SET_COUNTS = 1 << 1,
 	SET_REASON = 1 << 2,
 	SET_HEARD = 1 << 3, /* the driver has heard the program's wish */
+	SET_DIVERTED = 1 << 4, /* S is bypassed from now on */
+	SET_KEPT = 1 << 5, /* and is about to be taken apart */
+	SET_REBUILT = 1 << 6, /* and has been rebuilt */
 };
 
 /* A flow, and what to write into its socket's seat. wish, verdict and rule are
@@ -366,6 +423,41 @@ static ALWAYS_INLINE void carry_out(struct seat *s, struct order *o)
 	o->rule = s->rule;
 }
 
+static ALWAYS_INLINE void divert(struct seat *s)
+{
+	struct block *b = block_of(s);
+
+	if (!b)
+		return;
+	s->segs_out = b->hardware.segs_sent;
+	s->segs_in = b->hardware.segs_received;
+	s->acked = s->sent = 0;
+	s->diverted = s->hwid;
+}
+
+static ALWAYS_INLINE void keep(struct seat *s, struct tcp_sock *tp)
+{
+	u64 diverted = s->diverted;
+	struct block *b = diverted && diverted == s->hwid ? block_of(s) : 0;
+	struct stream x = {};
+
+	if (b)
+		count_bypass(b, s, &x);
+	keep_stream(s, tp, &x);
+}
+
+/* The program does not run meanwhile, or nothing has changed yet for it. */
+static ALWAYS_INLINE void carry_out_bypass(struct seat *s, struct tcp_sock *tp,
+					   u32 set)
+{
+	if (set & SET_DIVERTED)
+		divert(s);
+	if (set & SET_KEPT)
+		keep(s, tp);
+	if (set & SET_REBUILT)
+		resume_stream(s, tp);
+}
+
 struct context {
 	struct __sk_buff *skb;
 	struct orders *orders;
@@ -392,8 +484,10 @@ static long each(u32 i, struct context *c)
 				       o->set & (SET_PLACE | SET_REASON) ?
 					       BPF_SK_STORAGE_GET_F_CREATE :
 					       0);
-		if (s)
+		if (s) {
 			carry_out(s, o);
+			carry_out_bypass(s, tp, o->set);
+		}
 	}
 	bpf_sk_release(skc);
 	return 0;

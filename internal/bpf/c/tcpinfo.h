@@ -5,7 +5,7 @@
 #ifndef TOEHOLD_TCPINFO_H
 #define TOEHOLD_TCPINFO_H
 
-#include "seat.h"
+#include "bypass.h"
 
 struct tcp_info { /* include/uapi/linux/tcp.h */
 	u8 state, ca_state, retransmits, probes, backoff, options;
@@ -50,6 +50,45 @@ static ALWAYS_INLINE void info_add(struct bpf_sockopt *ctx,
 	ADD(i, end, bytes_sent, c->bytes_resent);
 	ADD(i, end, bytes_retrans, c->bytes_resent);
 	ADD(i, end, rcv_ooopack, c->out_of_order);
+}
+
+/* Adds what S does not count, or not any more (bypass.h). */
+static ALWAYS_INLINE void info_stream(struct bpf_sockopt *ctx,
+				      const struct stream *x)
+{
+	struct tcp_info *i = ctx->optval;
+	void *end = ctx->optval_end;
+
+#define ADD_OF(f) ADD(i, end, f, x->f);
+	EACH_OF_STREAM(ADD_OF)
+#undef ADD_OF
+}
+
+static ALWAYS_INLINE u32 least_u32(u32 a, u32 b)
+{
+	return a < b ? a : b;
+}
+
+/* Times in ms since something was. What is sent and received by the channel is
+ * known from the program's side. */
+static ALWAYS_INLINE void info_channel(struct bpf_sockopt *ctx,
+				       const struct channel_part *c, u32 unsent)
+{
+	struct tcp_info *i = ctx->optval;
+	void *end = ctx->optval_end;
+	u64 now = bpf_ktime_get_ns(), read_at = c->read_at;
+	u32 ms = now / 1000000 - read_at / 1000000;
+
+	if (now < read_at)
+		ms = 0;
+	ADD(i, end, notsent_bytes, unsent);
+	if (c->out && HAS_ROOM(i, end, last_data_sent))
+		i->last_data_sent = least_u32(i->last_data_sent,
+					      (u32)(now / 1000000) - c->out_at);
+	if (read_at && HAS_ROOM(i, end, last_data_recv))
+		i->last_data_recv = least_u32(i->last_data_recv, ms);
+	if (read_at && HAS_ROOM(i, end, last_ack_recv))
+		i->last_ack_recv = least_u32(i->last_ack_recv, ms);
 }
 
 /* hardware_part.recovery as icsk_ca_state: TCP_CA_Open, TCP_CA_Recovery,

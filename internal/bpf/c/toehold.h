@@ -50,9 +50,14 @@ struct hardware_part {
 	u32 mss, other;
 };
 
+struct ledger_part {
+	u64 sequence, hwid, taken, delivered;
+	u32 snd_una, snd_start, snd_end, rcv_start, host_nxt, zero[3];
+};
+
 struct channel_part {
 	u64 out, in, read, read_at, passed;
-	u32 open, limit, flags, zero;
+	u32 open, limit, flags, out_at;
 	u64 taken;
 };
 
@@ -67,7 +72,7 @@ struct block {
 	u8 kernel_part[448], socket_part[64];
 	struct hardware_part hardware;
 	u8 private_state[120];
-	u8 ledger[64]; /* struct abi.LedgerPart; not looked into by any program */
+	struct ledger_part ledger;
 	struct channel_part channel;
 	u64 fragments;
 };
