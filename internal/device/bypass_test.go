@@ -211,7 +211,7 @@ func (m *crosser) parted() {
 // TestNothingIsLostByBypass is law 1 in simulation: random joins, diverts, parts,
 // rebuilds and deaths of the device, over a wire with every fault, octets compared.
 func TestNothingIsLostByBypass(t *testing.T) {
-	seeds := uint64(400)
+	seeds := uint64(200)
 	if testing.Short() {
 		seeds = 60
 	}

@@ -193,7 +193,7 @@ func (d *Device) inward(now mono.Time, c *conn) {
 }
 
 // unread is how much the program has not read of what C was given.
-func (by *bypass) unread() uint32 { return uint32(by.delivered-by.read) }
+func (by *bypass) unread() uint32 { return uint32(by.delivered - by.read) }
 
 // lookRead sees how much the program has read, and reports whether that is more. What
 // cannot be is not believed.
@@ -391,6 +391,7 @@ func (d *Device) followSocket(now mono.Time, c *conn) {
 // home.
 func (d *Device) keepAsking(now mono.Time, c *conn, s *abi.SocketState) {
 	var k tcp.Keepalive
+	c.by.probes = 0
 	if kernel, ok := d.kernelPart(c); ok && s.Flags&abi.SocketKeepalive != 0 {
 		k = tcp.Keepalive{Idle: millis(kernel.State.KeepTime), Interval: millis(kernel.State.KeepInterval), Count: math.MaxUint8}
 		c.by.probes = kernel.State.KeepProbes

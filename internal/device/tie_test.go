@@ -41,10 +41,9 @@ func newTiedWorld(t *testing.T, seed uint64, f faults) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	unix.Close(fd)
-	t.Cleanup(func() { unix.Munmap(rings) })
+	t.Cleanup(func() { unix.Close(fd); unix.Munmap(rings) })
 	w := newWorld(t, seed, f)
-	w.rings = rings
+	w.rings, w.ringsFD = rings, fd
 	w.newDevice(64 << 20)
 	return w
 }

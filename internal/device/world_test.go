@@ -45,9 +45,10 @@ type world struct {
 	control      abi.Control
 	faults       faults
 	rings        []byte // of the devices
-	died         bool   // the device, in the middle of a turn
-	tie          *tie   // of the program's socket to a channel, nil: none
-	l3           bool   // the uplink has no link header
+	ringsFD      int
+	died         bool // the device, in the middle of a turn
+	tie          *tie // of the program's socket to a channel, nil: none
+	l3           bool // the uplink has no link header
 }
 
 type spoken struct {
