@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -143,11 +144,22 @@ func (s *Set) Tie(index uint32, socket, channel int, limit uint32) error {
 	if err := c.untie(index); err != nil {
 		return err
 	}
-	s.blocks[index].Channel = abi.ChannelPart{Limit: limit}
+	begin(&s.blocks[index].Channel, limit)
 	if err := c.tie(index, socket, channel); err != nil {
 		return fmt.Errorf("tie a channel at index %d: %w", index, errors.Join(err, c.untie(index)))
 	}
 	return nil
+}
+
+// begin zeroes what others may be looking at.
+func begin(c *abi.ChannelPart, limit uint32) {
+	atomic.StoreUint32(&c.Open, 0)
+	for _, count := range []*uint64{&c.Out, &c.In, &c.Read, &c.ReadAt, &c.Passed, &c.Taken} {
+		atomic.StoreUint64(count, 0)
+	}
+	atomic.StoreUint32(&c.Flags, 0)
+	atomic.StoreUint32(&c.OutAt, 0)
+	atomic.StoreUint32(&c.Limit, limit)
 }
 
 // tie gives the sockets their ends before it puts them into the sockmap, so

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"reflect"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"unsafe"
@@ -675,6 +676,39 @@ func connectRaw(fd int, address *unix.RawSockaddr) error {
 	return nil
 }
 
+// Pairs are tied and untied by several goroutines while others send.
+func TestManyTieAtOnce(t *testing.T) {
+	n, set := testnet.New(t), loadSet(t)
+	if err := set.OpenChannels(); err != nil {
+		t.Fatal(err)
+	}
+	var running sync.WaitGroup
+	for index := range uint32(4) {
+		p := &tiedPair{Net: n, t: t, set: set}
+		p.s, p.peer = connect(t, n.Host, n.Peer, n.HostIP6)
+		fd, c := descriptor(t, p.s), openChannel(t, n.Host)
+		running.Go(func() {
+			for range 50 {
+				if err := set.Tie(index, fd, c, 1000); err != nil {
+					t.Error(err)
+					return
+				}
+				atomic.StoreUint32(&set.Blocks()[index].Channel.Open, 1)
+				_, err := unix.Write(fd, pattern(100))
+				got, err2 := drain(c)
+				if err := errors.Join(err, err2, set.Untie(index)); err != nil || !bytes.Equal(got, pattern(100)) {
+					t.Errorf("%d octets by the channel, %v", len(got), err)
+					return
+				}
+			}
+			if got := atomic.LoadUint64(&set.Blocks()[index].Channel.Out); got != 100 {
+				t.Errorf("%d octets counted, want 100", got)
+			}
+		})
+	}
+	running.Wait()
+}
+
 // On error nothing is tied, and the socket is as it was.
 func TestTieOfNonsense(t *testing.T) {
 	n, set := testnet.New(t), loadSet(t)
@@ -817,6 +851,14 @@ func TestChannelUnderLoad(t *testing.T) {
 		}
 		*from = (*from)[8:]
 		next++
+	}
+}
+
+func BenchmarkTie(b *testing.B) {
+	p := newTied(b, 1000)
+	for b.Loop() {
+		p.must(p.set.Untie(tiedAt))
+		p.must(p.set.Tie(tiedAt, p.fd, p.c, 1000))
 	}
 }
 
