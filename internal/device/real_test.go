@@ -83,7 +83,12 @@ func newStationOn(t testing.TB, n *testnet.Net, uplinkName string, linkHeader in
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.start(Config{Socket: pair[1], Uplink: packet, HostPort: tap, Control: set.ControlFD(), Blocks: set.BlocksFD(),
+	rings, err := shm.MakeRings(256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(rings) })
+	s.start(Config{Socket: pair[1], Rings: rings, Uplink: packet, HostPort: tap, Control: set.ControlFD(), Blocks: set.BlocksFD(),
 		LinkHeader: linkHeader, MaxConnections: 256, Memory: 256 << 20, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
 	return s
 }
