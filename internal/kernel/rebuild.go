@@ -12,12 +12,12 @@ import (
 // A RebuildError says which step of a rebuild failed, and what that left.
 type RebuildError struct {
 	Step string
-	Lost bool // the socket has no connection any more; false: it is as it was
+	Lost bool // the socket has no connection any more; false: it goes on with the one that it has
 	Err  error
 }
 
 func (e *RebuildError) Error() string {
-	after := "the socket is as it was"
+	after := "the socket keeps its connection"
 	if e.Lost {
 		after = "the socket has lost its connection"
 	}
@@ -30,10 +30,12 @@ func (e *RebuildError) Unwrap() error { return e.Err }
 // same descriptor: no epoll registration, descriptor number or owner changes.
 // The calling thread is in the socket's network namespace. Nothing is sent; the
 // socket is left in repair mode, in which it takes segments from the wire all
-// the same, and sends again after a second what was sent: Finish follows soon.
+// the same, and sends again what was sent when a timer expires: Finish follows
+// soon.
 //
 // After an error that is not Lost, TCP's queues are as they were, but octets
-// that TakeUnread has taken are still the caller's.
+// that TakeUnread has taken are still the caller's. After one that is, the
+// socket is closed, and if it had got so far, reset on both sides.
 func Restore(fd int, r *Rebuild) error {
 	if err := r.check(); err != nil {
 		return &RebuildError{Step: "check what is to be restored", Err: err}
@@ -49,9 +51,7 @@ func Restore(fd int, r *Rebuild) error {
 		return &RebuildError{Step: "TCP_REPAIR", Err: err}
 	}
 	if err := disconnect(fd); err != nil {
-		setTCP(fd, unix.TCP_REPAIR, unix.TCP_REPAIR_OFF_NO_WP)
-		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, r.reuse)
-		return &RebuildError{Step: "connect(AF_UNSPEC)", Err: err}
+		return &RebuildError{Step: "connect(AF_UNSPEC)", Err: errors.Join(err, r.leave(fd))}
 	}
 	// No way back from here.
 	for _, step := range []struct {
@@ -71,10 +71,17 @@ func Restore(fd int, r *Rebuild) error {
 		{"options", r.putBack},
 	} {
 		if err := step.do(fd); err != nil {
-			return &RebuildError{step.name, true, err}
+			// Outside repair mode, this resets what has been connected.
+			return &RebuildError{step.name, true, errors.Join(err, r.leave(fd), disconnect(fd))}
 		}
 	}
 	return nil
+}
+
+// leave ends repair mode in silence.
+func (r *Rebuild) leave(fd int) error {
+	return errors.Join(setTCP(fd, unix.TCP_REPAIR, unix.TCP_REPAIR_OFF_NO_WP),
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, r.reuse))
 }
 
 func (r *Rebuild) check() error {
@@ -104,12 +111,16 @@ func (r *Rebuild) reachable() error {
 		return err
 	}
 	defer unix.Close(fd)
-	for option, value := range map[int]int{unix.SO_BINDTOIFINDEX: r.boundIf, unix.SO_MARK: r.mark} {
-		if value == 0 {
+	foreign := foreignOptions[r.family]
+	for _, o := range [...]struct{ level, name, value int }{
+		{unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX, r.boundIf}, {unix.SOL_SOCKET, unix.SO_MARK, r.mark},
+		{foreign[0].level, foreign[0].name, r.foreign[0]}, {foreign[1].level, foreign[1].name, r.foreign[1]},
+	} {
+		if o.value == 0 {
 			continue
 		}
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, option, value); err != nil {
-			return fmt.Errorf("socket option %d, %#x: %w", option, value, err)
+		if err := unix.SetsockoptInt(fd, o.level, o.name, o.value); err != nil {
+			return fmt.Errorf("socket option %d of level %d, %#x: %w", o.name, o.level, o.value, err)
 		}
 	}
 	if err := unix.Bind(fd, r.address(netip.AddrPortFrom(r.Flow.Local.Addr(), 0))); err != nil {

@@ -1,9 +1,11 @@
 package kernel
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -28,7 +30,7 @@ func TestRebuildBound(t *testing.T) {
 		{"both, IPv6", netip.AddrPortFrom(n.HostIP6, 23458)},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			p := dialFrom(t, n, tt.local)
+			p := dialFrom(t, n, &net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(tt.local)})
 			name := endpoints(t, p.fd)
 			for range 2 {
 				p.rebuilt(t, nil)
@@ -43,10 +45,10 @@ func TestRebuildBound(t *testing.T) {
 }
 
 // dialFrom connects from the host, from an address of choice.
-func dialFrom(t *testing.T, n *testnet.Net, local netip.AddrPort) *pair {
+func dialFrom(t *testing.T, n *testnet.Net, d *net.Dialer) *pair {
 	t.Helper()
 	to := n.PeerIP4
-	if local.Addr().Is6() {
+	if d.LocalAddr.(*net.TCPAddr).IP.To4() == nil {
 		to = n.PeerIP6
 	}
 	l, err := n.Peer.Listen("tcp", netip.AddrPortFrom(to, 0).String())
@@ -56,7 +58,7 @@ func dialFrom(t *testing.T, n *testnet.Net, local netip.AddrPort) *pair {
 	t.Cleanup(func() { l.Close() })
 	var c net.Conn
 	in(t, n.Host, func() (err error) {
-		c, err = (&net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(local)}).Dial("tcp", l.Addr().String())
+		c, err = d.Dial("tcp", l.Addr().String())
 		return err
 	})
 	t.Cleanup(func() { c.Close() })
@@ -68,6 +70,36 @@ func dialFrom(t *testing.T, n *testnet.Net, local netip.AddrPort) *pair {
 	p := &pair{net: n, s: c.(*net.TCPConn), peer: a.(*net.TCPConn)}
 	p.id, p.fd = idOf(p.s), descriptor(t, p.s)
 	return p
+}
+
+// A transparent proxy's socket has an address that is not the host's.
+func TestRebuildTransparent(t *testing.T) {
+	n := testnet.New(t)
+	foreign := netip.MustParseAddr("203.0.113.7")
+	to := &net.IPNet{IP: foreign.AsSlice(), Mask: net.CIDRMask(32, 32)}
+	in(t, n.Peer, func() error {
+		l, err := netlink.LinkByName(n.PeerIf)
+		if err != nil {
+			return err
+		}
+		return netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: to, Gw: n.HostIP4.AsSlice()})
+	})
+	local := &netlink.Route{LinkIndex: 1, Dst: to, Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, Scope: unix.RT_SCOPE_HOST}
+	in(t, n.Host, func() error { return netlink.RouteAdd(local) })
+	p := dialFrom(t, n, &net.Dialer{
+		LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(foreign, 0)),
+		Control: func(_, _ string, c syscall.RawConn) error {
+			var err error
+			control := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_TRANSPARENT, 1) })
+			return errors.Join(control, err)
+		},
+	})
+	settled(t, p)
+	in(t, n.Host, func() error { return netlink.RouteDel(local) }) // the address is nobody's
+	p.rebuilt(t, nil)
+	in(t, n.Host, func() error { return netlink.RouteAdd(local) })
+	carries(t, p.s, p.peer, noise(5000, 1))
+	carries(t, p.peer, p.s, noise(5000, 2))
 }
 
 // Link-local addresses need their interface, which the kernel has bound the
@@ -200,4 +232,28 @@ func fromChannel(t *testing.T, set *bpf.Set, p *pair, c, came, sent int) *Rebuil
 	r.RcvWup, r.SndWL1 = r.RcvNxt, r.RcvNxt
 	r.Unread, r.Unsent = pieces(unread), pieces(unsent)
 	return r
+}
+
+// What cannot be carried is as docs/KERNEL.md says: the socket has measured
+// and counted nothing.
+func TestRebuildForgets(t *testing.T) {
+	n := testnet.New(t)
+	p := newPair(t, n, kinds[0])
+	carries(t, p.s, p.peer, noise(100_000, 1))
+	settled(t, p)
+	before := infoOf(t, p.fd)
+	if before.Rtt == 0 || before.Bytes_acked == 0 {
+		t.Fatalf("%+v has measured nothing", before)
+	}
+	cut(t, n)
+	r := salvaged(t, p.fd, p.id)
+	in(t, n.Host, func() error { return Restore(p.fd, r) })
+	after := infoOf(t, p.fd)
+	if after.Rtt != 0 || after.Rto != 3_000_000 || after.Snd_cwnd != 10 || after.Bytes_acked != 0 || after.Segs_out != 0 {
+		t.Errorf("RTT %d, RTO %d, window %d, %d octets acknowledged, %d segments sent",
+			after.Rtt, after.Rto, after.Snd_cwnd, after.Bytes_acked, after.Segs_out)
+	}
+	if after.Advmss != before.Advmss+12 {
+		t.Errorf("MSS %d is held for advertised, was %d", after.Advmss, before.Advmss)
+	}
 }

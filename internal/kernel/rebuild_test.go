@@ -452,6 +452,48 @@ func TestRestoreRefuses(t *testing.T) {
 	}
 }
 
+// A rebuild that fails midway resets both ends.
+func TestRestoreLoses(t *testing.T) {
+	n := testnet.New(t)
+	p := newPair(t, n, kinds[0])
+	settled(t, p)
+	r := salvaged(t, p.fd, p.id)
+	r.congestion = "nonsense"
+	in(t, n.Host, func() error {
+		var failed *RebuildError
+		if err := Restore(p.fd, r); !errors.As(err, &failed) || !failed.Lost || !errors.Is(err, unix.ENOENT) {
+			t.Errorf("got %v", err)
+		}
+		return nil
+	})
+	for _, c := range []net.Conn{p.s, p.peer} {
+		c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+			t.Errorf("got %v", err)
+		}
+	}
+}
+
+// What cannot all be sent must not go on: both ends are told.
+func TestFinishLoses(t *testing.T) {
+	n := testnet.New(t)
+	p := newPair(t, n, kinds[0])
+	settled(t, p)
+	r := salvaged(t, p.fd, p.id)
+	in(t, n.Host, func() error { return Restore(p.fd, r) })
+	if err := unix.Shutdown(p.fd, unix.SHUT_WR); err != nil {
+		t.Fatal(err)
+	}
+	r.Unsent = pieces(noise(10, 1))
+	var failed *RebuildError
+	if err := Finish(p.fd, r, false); !errors.As(err, &failed) || !failed.Lost || !errors.Is(err, unix.EPIPE) {
+		t.Errorf("got %v", err)
+	}
+	if state := infoOf(t, p.fd).State; state != unix.BPF_TCP_CLOSE {
+		t.Errorf("state %d", state)
+	}
+}
+
 // A socket without a connection has nothing to salvage.
 func TestSalvageOfNothing(t *testing.T) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)

@@ -73,30 +73,36 @@ func (r *Rebuild) raise(fd, size, force int) error {
 // Finish ends repair mode, sends what is unsent, says the program's FIN if it
 // was said, and gives the buffers their sizes and tuning back. When the peer is
 // behind the socket, and no device, probe asks the peer how far it is: without
-// that, what was sent waits for a timeout of one second. With a device that
+// that, what was sent waits for a timer of a second or more. With a device that
 // knows, probe is false, and not a segment goes out but what is unsent.
 //
-// An error leaves the socket connected, and is Lost since octets may be.
+// After an error that is Lost, the connection is reset, since octets of it are
+// missing; after another it goes on with an option that is not as it was.
 func Finish(fd int, r *Rebuild, probe bool) error {
 	off := unix.TCP_REPAIR_OFF_NO_WP
 	if probe {
 		off = unix.TCP_REPAIR_OFF
 	}
+	var errs []error
 	for _, step := range []struct {
-		name string
-		do   func() error
+		name  string
+		vital bool
+		do    func() error
 	}{
-		{"end TCP_REPAIR", func() error { return setTCP(fd, unix.TCP_REPAIR, off) }},
-		{"SO_REUSEADDR", func() error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, r.reuse) }},
-		{"send what is unsent", func() error { return r.fill(fd, r.Unsent, unix.SO_SNDBUF, unix.SO_SNDBUFFORCE) }},
-		{"shutdown", func() error { return r.shutdown(fd) }},
-		{"buffer sizes", func() error { return r.settle(fd) }},
+		{"end TCP_REPAIR", true, func() error { return setTCP(fd, unix.TCP_REPAIR, off) }},
+		{"SO_REUSEADDR", false, func() error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, r.reuse) }},
+		{"send what is unsent", true, func() error { return r.fill(fd, r.Unsent, unix.SO_SNDBUF, unix.SO_SNDBUFFORCE) }},
+		{"shutdown", true, func() error { return r.shutdown(fd) }},
+		{"buffer sizes", false, func() error { return r.settle(fd) }},
 	} {
-		if err := step.do(); err != nil {
-			return &RebuildError{step.name, true, err}
+		switch err := step.do(); {
+		case err != nil && step.vital:
+			return &RebuildError{step.name, true, errors.Join(err, disconnect(fd))}
+		case err != nil:
+			errs = append(errs, &RebuildError{Step: step.name, Err: err})
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func (r *Rebuild) shutdown(fd int) error {

@@ -48,11 +48,12 @@ type Rebuild struct {
 // before the queues were filled.
 type kept struct {
 	family         int
-	boundIf        int // interface index
-	reuse          int // SO_REUSEADDR
-	mark           int // SO_MARK
-	sndBuf, rcvBuf int // octets
-	bufLock        int // SO_BUF_LOCK
+	boundIf        int    // interface index
+	reuse          int    // SO_REUSEADDR
+	mark           int    // SO_MARK
+	foreign        [2]int // transparent, freebind: may have addresses that are not the host's
+	sndBuf, rcvBuf int    // octets
+	bufLock        int    // SO_BUF_LOCK
 	options        [len(lostOptions)]int
 	congestion     string
 	raised         bool // a buffer is larger than it was
@@ -64,7 +65,14 @@ const (
 	tcpDelackMax = 46 // TCP_DELACK_MAX_US
 )
 
-// absent is the value of an option that the kernel does not have.
+// foreignOptions are those by which a socket may have an address that is not
+// the host's, by family.
+var foreignOptions = map[int][2]struct{ level, name int }{
+	unix.AF_INET:  {{unix.IPPROTO_IP, unix.IP_TRANSPARENT}, {unix.IPPROTO_IP, unix.IP_FREEBIND}},
+	unix.AF_INET6: {{unix.IPPROTO_IPV6, unix.IPV6_TRANSPARENT}, {unix.IPPROTO_IPV6, unix.IPV6_FREEBIND}},
+}
+
+// absentOption is the value of an option that the kernel does not have.
 const absentOption = -1 << 31
 
 // lostOptions are those of numbers which a rebuild resets.
@@ -128,9 +136,7 @@ func Salvage(fd int, id flow.ID) (r *Rebuild, err error) {
 		return nil, fmt.Errorf("salvage: TCP_REPAIR: %w", err)
 	}
 	err = r.repaired(fd, info.State)
-	off := errors.Join(setTCP(fd, unix.TCP_REPAIR, unix.TCP_REPAIR_OFF_NO_WP),
-		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, r.reuse))
-	if err = errors.Join(err, off); err != nil {
+	if err = errors.Join(err, r.leave(fd)); err != nil {
 		return nil, fmt.Errorf("salvage: %w", err)
 	}
 	return r, nil
@@ -150,6 +156,16 @@ func (r *Rebuild) keep(fd int) (err error) {
 			return fmt.Errorf("socket option %d: %w", o.option, err)
 		}
 	}
+	for i, o := range foreignOptions[r.family] {
+		if r.foreign[i], err = unix.GetsockoptInt(fd, o.level, o.name); err != nil {
+			return fmt.Errorf("socket option %d of level %d: %w", o.name, o.level, err)
+		}
+	}
+	return r.keepLost(fd)
+}
+
+// keepLost reads the options that are lost.
+func (r *Rebuild) keepLost(fd int) (err error) {
 	for i, o := range lostOptions {
 		if r.options[i], err = unix.GetsockoptInt(fd, o.level, o.name); errors.Is(err, unix.ENOPROTOOPT) {
 			r.options[i], err = absentOption, nil
