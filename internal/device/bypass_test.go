@@ -6,6 +6,7 @@ import (
 
 	"toehold/internal/abi"
 	"toehold/internal/frame"
+	"toehold/internal/tcb"
 )
 
 // A crosser carries out the steps of bypass as the driver does, at random times.
@@ -92,7 +93,7 @@ func (m *crosser) move() {
 		switch n := w.r.IntN(6); {
 		case n == 0:
 			m.home()
-		case n > 2 && (w.tie == nil || len(w.tie.toS) == 0):
+		case n > 2 && w.program.conn.State() == tcb.Established && (w.tie == nil || len(w.tie.toS) == 0):
 			w.join(m.id)
 			m.phase = "joining"
 		}

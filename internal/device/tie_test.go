@@ -236,7 +236,15 @@ func (w *world) rebuildEarly(old *tcb.Snapshot, own []byte) {
 // replace puts a connection in the place of S's.
 func (w *world) replace(s *tcb.Snapshot, sent, unsent []byte) {
 	e := w.program
-	closed := e.closed
+	// A FIN that may be on the wire is sent again whatever the window of congestion
+	// (tcp_cwnd_test): the peer acknowledges it.
+	closed := e.closed && len(unsent) > 0
+	if e.closed && !closed {
+		s.FINSent, s.SndNxt, s.State = true, s.SndNxt.Add(1), tcb.FinWait1
+		if s.PeerFIN {
+			s.State = tcb.LastAck
+		}
+	}
 	e.conn.Close()
 	s.Unacked, s.Unsent, s.OutOfOrder, s.Sacked = e.spans(sent), nil, nil, nil
 	if err := e.conn.Restore(w.now, s, tcp.Options{CC: "cubic", RcvBuf: 512 << 10}); err != nil {
