@@ -50,7 +50,7 @@ type run struct {
 	begin   time.Time
 	rig     *rig.Rig
 	folder  string
-	servers []*program
+	servers []*rig.Program
 	crew    crew
 	report  report
 }
@@ -185,7 +185,7 @@ func (d *run) addPrograms(ctx context.Context, n *testnet.Net) error {
 }
 
 // keep notes a server, if it was started, to be stopped in the end.
-func (d *run) keep(p *program) {
+func (d *run) keep(p *rig.Program) {
 	if p != nil {
 		d.servers = append(d.servers, p)
 	}
@@ -195,7 +195,7 @@ func (d *run) keep(p *program) {
 func (d *run) connect(ctx context.Context) error {
 	var names []string
 	for _, p := range d.servers {
-		names = append(names, fmt.Sprintf("%s (process %d)", p.name, p.cmd.Process.Pid))
+		names = append(names, fmt.Sprintf("%s (process %d)", p.Name, p.PID()))
 	}
 	d.say("servers that know nothing of toehold: %s", strings.Join(names, ", "))
 	d.crew.start(ctx)
@@ -243,7 +243,7 @@ func (d *run) clean() error {
 	}
 	var errs []error
 	for _, p := range d.servers {
-		errs = append(errs, p.stop())
+		errs = append(errs, p.Stop())
 	}
 	if d.rig != nil {
 		errs = append(errs, d.rig.Close())

@@ -177,7 +177,7 @@ func TestSetAndGet(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if err := p.stop(); err != nil {
+	if err := p.Stop(); err != nil {
 		t.Error(err)
 	}
 }

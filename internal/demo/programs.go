@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -19,62 +18,11 @@ import (
 	"toehold/internal/testnet"
 )
 
-// A program is a server in the host's namespace.
-type program struct {
-	name  string
-	cmd   *exec.Cmd
-	ended chan struct{}
-}
-
-const programTimeout = 10 * time.Second
-
-// startProgram starts a server; its standard error goes to a file of its name.
-func startProgram(ns *testnet.Namespace, folder, name, path string, args ...string) (*program, error) {
-	p := &program{name: name, cmd: rig.Command(ns, path, args...), ended: make(chan struct{})}
-	log, err := os.Create(filepath.Join(folder, name+".log"))
-	if err != nil {
-		return nil, err
-	}
-	defer log.Close()
-	p.cmd.Stderr = log
-	p.cmd.Env = append(os.Environ(), "GOMAXPROCS="+strconv.Itoa(threads))
-	if p.cmd.Stdout == nil {
-		p.cmd.Stdout = log
-	}
-	if err := rig.Run(p.cmd); err != nil {
-		return nil, fmt.Errorf("start %s: %w", name, err)
-	}
-	go func() {
-		p.cmd.Wait()
-		close(p.ended)
-	}()
-	return p, nil
-}
-
-func (p *program) stop() error {
-	if err := rig.Stop(p.cmd.Process, p.ended); err != nil {
-		return fmt.Errorf("%s: %w", p.name, err)
-	}
-	return nil
-}
-
-// awaitListen returns when a server answers at an address.
-func (p *program) awaitListen(ctx context.Context, ns *testnet.Namespace, address string) error {
-	ctx, cancel := context.WithTimeout(ctx, programTimeout)
-	defer cancel()
-	for {
-		c, err := ns.Dial("tcp", address)
-		if err == nil {
-			return c.Close()
-		}
-		select {
-		case <-p.ended:
-			return fmt.Errorf("%s ended at its start: %s", p.name, p.cmd.ProcessState)
-		case <-ctx.Done():
-			return fmt.Errorf("%s does not listen on %s: %w", p.name, address, err)
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
+// startProgram starts a server in the host's namespace.
+func startProgram(ns *testnet.Namespace, folder, name, path string, args ...string) (*rig.Program, error) {
+	cmd := rig.Command(ns, path, args...)
+	cmd.Env = append(os.Environ(), "GOMAXPROCS="+strconv.Itoa(threads))
+	return rig.StartProgram(cmd, name, folder)
 }
 
 // The ports that the servers listen on, in a namespace of their own.
@@ -87,12 +35,12 @@ const (
 func at(a netip.Addr, port uint16) string { return netip.AddrPortFrom(a, port).String() }
 
 // startServer starts the demo's own HTTP server.
-func startServer(ctx context.Context, n *testnet.Net, folder string) (*program, error) {
+func startServer(ctx context.Context, n *testnet.Net, folder string) (*rig.Program, error) {
 	p, err := startProgram(n.Host, folder, serverName, "/proc/self/exe", serverName, at(n.HostIP4, serverPort), at(n.HostIP6, serverPort))
 	if err != nil {
 		return nil, err
 	}
-	return p, errors.Join(p.awaitListen(ctx, n.Host, at(n.HostIP4, serverPort)), p.awaitListen(ctx, n.Host, at(n.HostIP6, serverPort)))
+	return p, errors.Join(p.AwaitListen(ctx, n.Host, at(n.HostIP4, serverPort)), p.AwaitListen(ctx, n.Host, at(n.HostIP6, serverPort)))
 }
 
 const nginxConfig = `daemon off; master_process on; worker_processes 1; user root;
@@ -108,7 +56,7 @@ http {
 
 // startNginx starts nginx, which serves a file by sendfile, and returns the
 // file's digest.
-func startNginx(ctx context.Context, n *testnet.Net, folder, path string) (*program, string, error) {
+func startNginx(ctx context.Context, n *testnet.Net, folder, path string) (*rig.Program, string, error) {
 	blob := make([]byte, transferSize)
 	rig.NewStream(uint64(time.Now().UnixNano())).Read(blob)
 	config := fmt.Sprintf(nginxConfig, folder, at(n.HostIP4, nginxPort), at(n.HostIP6, nginxPort))
@@ -122,7 +70,7 @@ func startNginx(ctx context.Context, n *testnet.Net, folder, path string) (*prog
 	if err != nil {
 		return nil, "", err
 	}
-	return p, fmt.Sprintf("%x", sha256.Sum256(blob)), p.awaitListen(ctx, n.Host, at(n.HostIP6, nginxPort))
+	return p, fmt.Sprintf("%x", sha256.Sum256(blob)), p.AwaitListen(ctx, n.Host, at(n.HostIP6, nginxPort))
 }
 
 // fromNginx downloads nginx's file, whose digest is known.
@@ -139,13 +87,13 @@ func fromNginx(digest string) func(w *worker) (int64, error) {
 	}
 }
 
-func startRedis(ctx context.Context, n *testnet.Net, folder, path string) (*program, error) {
+func startRedis(ctx context.Context, n *testnet.Net, folder, path string) (*rig.Program, error) {
 	p, err := startProgram(n.Host, folder, "redis", path, "--port", strconv.Itoa(redisPort), "--bind", n.HostIP4.String(), n.HostIP6.String(),
 		"--save", "", "--appendonly", "no", "--protected-mode", "no", "--dir", folder)
 	if err != nil {
 		return nil, err
 	}
-	return p, p.awaitListen(ctx, n.Host, at(n.HostIP6, redisPort))
+	return p, p.AwaitListen(ctx, n.Host, at(n.HostIP6, redisPort))
 }
 
 // redisSize is the size of a value, in octets.

@@ -36,9 +36,15 @@ func Address(a net.Addr) netip.AddrPort {
 
 // Offload moves the connections that s names to the device.
 func (r *Rig) Offload(ctx context.Context, s driver.Selector) (driver.Result, error) {
+	return r.OffloadAs(ctx, s, "")
+}
+
+// OffloadAs moves the connections that s names to the device, with an
+// attachment by its name; "": as the driver sees fit.
+func (r *Rig) OffloadAs(ctx context.Context, s driver.Selector, attachment string) (driver.Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, moveTimeout)
 	defer cancel()
-	return r.Control.Offload(ctx, s, driver.Options{})
+	return r.Control.Offload(ctx, s, driver.Options{Attachment: attachment})
 }
 
 // Upload moves the connections that s names to the kernel.
