@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -25,10 +26,14 @@ type Options struct {
 	JSON   bool
 	Rounds int           // of kernel and device by turns, whose medians count; 0: 5
 	Window time.Duration // of one measurement; 0: 1 s
-	Only   []string      // of bulk, request, moves, batch, paths; empty: all but paths
+	Only   []string      // of parts; empty: all but paths, cpu and attach
 	Batch  int           // connections moved at once; 0: 1000
+	Moves  int           // of one connection, each way; 0: 100
 	Paths  PathOptions
-	Out    io.Writer // nil: standard output
+	// CPUMatch is a regular expression that chooses requests whose CPU is
+	// measured, by their description.
+	CPUMatch string
+	Out      io.Writer // nil: standard output
 	// Progress is told what is being measured; nil: nobody.
 	Progress io.Writer
 	Program  string // the toehold binary; empty: this process's own
@@ -67,7 +72,7 @@ func Run(ctx context.Context, o Options) error {
 	if os.Geteuid() != 0 {
 		return errors.New("the benchmark makes network namespaces and needs root: run it with sudo")
 	}
-	if err := errors.Join(CheckParts(o.Only), o.Paths.check()); err != nil {
+	if err := errors.Join(CheckParts(o.Only), o.Paths.check(), o.checkMatch()); err != nil {
 		return err
 	}
 	b := &bench{Options: o}
@@ -94,6 +99,9 @@ func (o *Options) defaults() {
 	if o.Batch <= 0 {
 		o.Batch = defaultBatch
 	}
+	if o.Moves <= 0 {
+		o.Moves = moveTimes
+	}
 	if o.Out == nil {
 		o.Out = os.Stdout
 	}
@@ -107,13 +115,11 @@ func (o *Options) defaults() {
 func (b *bench) all(ctx context.Context) error {
 	b.report.CPUs = runtime.NumCPU()
 	b.report.Kernel = kernelRelease()
-	if slices.Contains(b.Only, "paths") {
-		if err := b.paths(ctx); err != nil {
-			return fmt.Errorf("paths: %w", err)
-		}
-		if len(b.Only) == 1 {
-			return nil
-		}
+	if err := b.ownNetworks(ctx); err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(parts, func(part string) bool { return b.wanted(part) && part != "paths" && part != "cpu" }) {
+		return nil
 	}
 	if err := b.build(ctx, rig.Options{Name: "bench"}); err != nil {
 		return err
@@ -121,7 +127,7 @@ func (b *bench) all(ctx context.Context) error {
 	for _, part := range []struct {
 		name    string
 		measure func(context.Context) error
-	}{{"bulk", b.bulk}, {"request", b.requests}, {"moves", b.moves}, {"batch", b.batch}} {
+	}{{"bulk", b.bulk}, {"request", b.requests}, {"moves", b.moves}, {"batch", b.batch}, {"attach", b.attach}} {
 		if !b.wanted(part.name) {
 			continue
 		}
@@ -132,12 +138,30 @@ func (b *bench) all(ctx context.Context) error {
 	return nil
 }
 
+// ownNetworks measures the parts that make networks of their own.
+func (b *bench) ownNetworks(ctx context.Context) error {
+	if slices.Contains(b.Only, "paths") {
+		if err := b.paths(ctx); err != nil {
+			return fmt.Errorf("paths: %w", err)
+		}
+	}
+	if slices.Contains(b.Only, "cpu") {
+		if err := b.hostCPU(ctx); err != nil {
+			return fmt.Errorf("cpu: %w", err)
+		}
+	}
+	return nil
+}
+
 func (b *bench) wanted(part string) bool {
-	return len(b.Only) == 0 || slices.Contains(b.Only, part)
+	if len(b.Only) == 0 {
+		return part != "attach"
+	}
+	return slices.Contains(b.Only, part)
 }
 
 // parts are what Only may name.
-var parts = []string{"bulk", "request", "moves", "batch", "paths"}
+var parts = []string{"bulk", "request", "moves", "batch", "paths", "cpu", "attach"}
 
 // CheckParts refuses a part that there is not.
 func CheckParts(names []string) error {
@@ -147,6 +171,11 @@ func CheckParts(names []string) error {
 		}
 	}
 	return nil
+}
+
+func (o *Options) checkMatch() error {
+	_, err := regexp.Compile(o.CPUMatch)
+	return err
 }
 
 const port = 7000

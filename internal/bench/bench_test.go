@@ -59,7 +59,7 @@ func TestRun(t *testing.T) {
 func TestFlags(t *testing.T) {
 	for _, args := range []string{"--rounds 0", "--rounds -1", "--rounds 1001", "--window 0s", "--window -1s", "--window 2h",
 		"--batch 0", "--batch 99999", "--only everything",
-		"--path-rounds 0", "--path-error 0", "--path-error -1", "--path-most 1001", "--path-most 0", "--path-window 2h", "--paths-at-once 65", "--path-match ("} {
+		"--path-rounds 0", "--path-error 0", "--path-error -1", "--path-most 1001", "--path-most 0", "--path-window 2h", "--paths-at-once 65", "--path-match (", "--cpu-match ("} {
 		var out, errs bytes.Buffer
 		env := &cli.Env{Out: &out, Err: &errs, Getenv: os.Getenv, Now: time.Now, Extra: []func(*cli.Env) *cobra.Command{Command}}
 		if code := cli.Run(t.Context(), env, append([]string{"bench"}, strings.Fields(args)...)); code != cli.ExitUsage || out.Len() > 0 {

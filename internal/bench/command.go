@@ -3,6 +3,7 @@ package bench
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,7 +19,9 @@ func Command(env *cli.Env) *cobra.Command {
 		Short: "Measure, side by side with the kernel",
 		Long: "Make two network namespaces and measure connections over their veth in the kernel and on the device, by turns:\n" +
 			"bulk (1 and 8 connections, both directions), small requests, moves of one connection, moves of many at once.\n" +
-			"Only when asked for: paths, the goodput over a wire that delays, loses, reorders and doubles, some ten minutes.",
+			"Only when asked for: paths, the goodput over a wire that delays, loses, reorders and doubles, some ten minutes;\n" +
+			"cpu, what requests of programs (an echo, and redis and nginx where they are installed) cost the host's processor in the\n" +
+			"kernel and by each attachment, some nine minutes; attach, bulk and moves by each attachment.",
 		Args: rig.NoArgs,
 	}
 	o := Options{Out: env.Out, Progress: env.Err}
@@ -26,7 +29,7 @@ func Command(env *cli.Env) *cobra.Command {
 	cmd.Flags().IntVar(&o.Rounds, "rounds", defaultRounds, "measurements in each place, whose median counts")
 	cmd.Flags().DurationVar(&o.Window, "window", defaultWindow, "how long one measurement takes")
 	cmd.Flags().IntVar(&o.Batch, "batch", defaultBatch, "connections that are moved at once")
-	cmd.Flags().StringSliceVar(&o.Only, "only", nil, "measure only these: bulk, request, moves, batch, paths")
+	cmd.Flags().StringSliceVar(&o.Only, "only", nil, "measure only these: "+strings.Join(parts, ", "))
 	cmd.Flags().IntVar(&o.Paths.Rounds, "path-rounds", defaultPathRounds, "transfers over a path in each place, whose sum counts, at least")
 	cmd.Flags().Float64Var(&o.Paths.Error, "path-error", defaultPathError, "transfers go on until the standard error of a ratio is no greater")
 	cmd.Flags().IntVar(&o.Paths.Most, "path-most", defaultPathMost, "transfers over a path at most")
@@ -35,6 +38,7 @@ func Command(env *cli.Env) *cobra.Command {
 	cmd.Flags().StringSliceVar(&o.Paths.Congestion, "path-congestion", pathCongestion, "congestion controls to use over paths")
 	cmd.Flags().StringVar(&o.Paths.Match, "path-match", "", "only paths whose description, as it is printed meanwhile, matches this regular expression")
 	cmd.Flags().BoolVar(&o.Paths.Blank, "path-blank", false, "measure Linux in the device's place too, which shows the spread of the figures")
+	cmd.Flags().StringVar(&o.CPUMatch, "cpu-match", "", "only requests of cpu whose description, as it is printed meanwhile, matches this regular expression")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := o.check(); err != nil {
 			return rig.Usage("%v", err)
@@ -63,5 +67,5 @@ func (o *Options) check() error {
 	case o.Batch < 1 || o.Batch > maxBatch:
 		return fmt.Errorf("batch %d is not from 1 to %d", o.Batch, maxBatch)
 	}
-	return errors.Join(CheckParts(o.Only), o.Paths.check())
+	return errors.Join(CheckParts(o.Only), o.Paths.check(), o.checkMatch())
 }

@@ -3,7 +3,6 @@ package bench
 import (
 	"fmt"
 	"io"
-	"math"
 	"slices"
 	"strings"
 	"time"
@@ -44,20 +43,11 @@ func newPath(c cell, kernel, device []transfer) Path {
 	return p
 }
 
-// standardError is that of the ratio of two sums whose terms come in pairs
-// (Cochran, Sampling Techniques, 3rd edition, section 6.4), 0 when one pair does
-// not tell.
+// standardError is that of the ratio.
 func standardError(kernel, device []transfer) float64 {
-	n := float64(len(kernel))
-	if n < 2 {
-		return 0
-	}
-	ratio, rest := sumOf(device).Mbits/sumOf(kernel).Mbits, 0.0
-	for i := range kernel {
-		d := device[i].mbits - ratio*kernel[i].mbits
-		rest += d * d
-	}
-	return math.Sqrt(rest/(n*(n-1))) / sumOf(kernel).Mbits
+	mbits := func(t transfer) float64 { return t.mbits }
+	_, deviation := ratioOf(figures(kernel, mbits), figures(device, mbits))
+	return deviation
 }
 
 func sumOf(all []transfer) (p PathPlace) {

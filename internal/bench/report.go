@@ -2,6 +2,7 @@ package bench
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"text/tabwriter"
@@ -19,6 +20,8 @@ type Report struct {
 	Moves   []Moves  `json:"moves,omitempty"`
 	Batch   *Batch   `json:"batch,omitempty"`
 	Paths   []Path   `json:"paths,omitempty"`
+	CPU     *CPU     `json:"cpu,omitempty"`
+	Attach  *Attach  `json:"attach,omitempty"`
 	Idle    float64  `json:"paths_idle,omitempty"` // share of the processors' time meanwhile
 }
 
@@ -56,11 +59,7 @@ func medianRate(rates []rate) BulkPlace {
 
 // median of one figure of many.
 func median[T any](all []T, figure func(T) float64) float64 {
-	values := make([]float64, 0, len(all))
-	for _, a := range all {
-		values = append(values, figure(a))
-	}
-	return rig.Quantile(values, 0.5)
+	return rig.Quantile(figures(all, figure), 0.5)
 }
 
 // A Request is the latency of requests over one connection in both places.
@@ -144,7 +143,7 @@ func (r *Report) print(out io.Writer, asJSON bool) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	return r.pathsTable(out)
+	return errors.Join(r.pathsTable(out), r.cpuTable(out), r.attachTables(out))
 }
 
 func (r *Report) bulkTable(w io.Writer) {

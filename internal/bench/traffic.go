@@ -17,17 +17,20 @@ import (
 	"toehold/internal/rig"
 )
 
-// serverName is the first argument with which any binary that has this
-// package becomes the benchmark's server, the program whose connections move.
+// serverName is the first argument of the benchmark's server, the program whose
+// connections move.
 const serverName = "bench-server"
 
+// roles are what any binary that has this package becomes when it is started
+// with their names.
+var roles = map[string]func(args []string) error{serverName: serve, echoName: serveEcho, spareName: countSpare, pinName: becomePinned}
+
 func init() {
-	if len(os.Args) < 2 || os.Args[1] != serverName {
+	if len(os.Args) < 2 || roles[os.Args[1]] == nil {
 		return
 	}
-	os.WriteFile("/proc/self/comm", []byte(serverName), 0)
-	if err := serve(os.Args[2:]); err != nil {
-		fmt.Fprintln(os.Stderr, serverName+":", err)
+	if err := roles[os.Args[1]](os.Args[2:]); err != nil {
+		fmt.Fprintln(os.Stderr, os.Args[1]+":", err)
 		os.Exit(1)
 	}
 	os.Exit(0)
@@ -43,6 +46,7 @@ const (
 
 // serve serves on the addresses until SIGTERM.
 func serve(addresses []string) error {
+	os.WriteFile("/proc/self/comm", []byte(serverName), 0)
 	failed := make(chan error, len(addresses))
 	for _, a := range addresses {
 		l, err := net.Listen("tcp", a)
