@@ -21,7 +21,7 @@ func Command(env *cli.Env) *cobra.Command {
 			"bulk (1 and 8 connections, both directions), small requests, moves of one connection, moves of many at once.\n" +
 			"Only when asked for: paths, the goodput over a wire that delays, loses, reorders and doubles, some ten minutes;\n" +
 			"cpu, what requests of programs (an echo, and redis and nginx where they are installed) cost the host's processor in the\n" +
-			"kernel and by each attachment, some nine minutes; attach, bulk and moves by each attachment.",
+			"kernel and by each attachment, some seven minutes; attach, bulk and moves by each attachment.",
 		Args: rig.NoArgs,
 	}
 	o := Options{Out: env.Out, Progress: env.Err}

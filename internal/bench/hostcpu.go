@@ -213,7 +213,7 @@ func (m *costs) measure(ctx context.Context) error {
 	}
 	for round := range m.Rounds {
 		for i := range places {
-			place := places[(round+i)%len(places)] // each is first and last as often
+			place := places[(round+i)%len(places)] // each begins a round in its turn
 			if err := m.in(ctx, place, func() error { return m.round(ctx, place) }); err != nil {
 				return err
 			}
