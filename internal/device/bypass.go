@@ -30,6 +30,7 @@ type bypass struct {
 	channel Channel
 	ready   bool // there may be something to take
 	broken  bool // the channel fails
+	drained bool // nothing is under way from S as it was before it was rebuilt
 
 	taken, delivered uint64       // as the ledger
 	hostNxt          seqnum.Value // as the ledger
@@ -237,6 +238,11 @@ func (d *Device) wantResumed(now mono.Time, batch uint32, c *conn) {
 	switch by := c.by; {
 	case by == nil || by.phase == diverted || c.place != abi.PlaceOwned:
 		a.Reason = c.whyNot(abi.InternalError)
+	case by.phase == parted && !by.drained:
+		// What S sent before it was rebuilt is in its own sequence numbers, and
+		// would be taken for something else afterwards.
+		d.resuming = append(d.resuming, resumption{c.id, batch, now.Add(drainWithin)})
+		return
 	case by.phase == parted:
 		if err := d.reattach(now, c); err != nil {
 			d.log.Error("a connection cannot go on with its rebuilt socket", "flow", c.key.ID().String(), "err", err)
@@ -250,6 +256,32 @@ func (d *Device) wantResumed(now mono.Time, batch uint32, c *conn) {
 		d.touch(c)
 	}
 	d.answer(abi.Resumed, batch, a)
+}
+
+// A resumption is a connection that goes on with its rebuilt S once the frames that
+// S sent before have been read.
+type resumption struct {
+	id    abi.HWID
+	batch uint32
+	by    mono.Time // not to wait longer
+}
+
+// resume goes on with those: read says that the host port had nothing more.
+func (d *Device) resume(now mono.Time, read bool) {
+	keep := d.resuming[:0]
+	for _, r := range d.resuming {
+		c := d.find(r.id)
+		switch {
+		case c == nil || c.by == nil:
+			d.answer(abi.Resumed, r.batch, abi.Answer{HWID: r.id, Reason: abi.NoConnection})
+		case read || now >= r.by:
+			c.by.drained = true
+			d.wantResumed(now, r.batch, c)
+		default:
+			keep = append(keep, r)
+		}
+	}
+	d.resuming = keep
 }
 
 // unjoin drops the channel of a connection that is not diverted. A Join that is not

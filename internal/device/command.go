@@ -156,7 +156,7 @@ func (d *Device) settle(c *conn, part *abi.KernelPart) {
 	k := &part.State
 	c.settled = true
 	if k.Flags&abi.FlagTimestamps != 0 {
-		c.stampPeer = stamp{val: k.TSRecent, seen: true}
+		c.stampPeer = stamp{val: k.TSRecent, seen: k.TSRecent != 0}
 	}
 	c.out.settle(seqOf(k.SndUna), seqOf(k.SndNxt))
 	c.in.settle(seqOf(k.RcvNxt), seqOf(k.RcvNxt))

@@ -46,6 +46,7 @@ type Device struct {
 
 	dirty      []*conn // connections with something to send or to publish
 	releasing  []release
+	resuming   []resumption
 	received   [2][]port.Received
 	out        wire.Out
 	header     [wire.MaxHeaders]byte
@@ -169,6 +170,7 @@ func (d *Device) Turn(now mono.Time) (bool, error) {
 	if err := d.flush(); err != nil {
 		return false, err
 	}
+	d.resume(now, m < batch)
 	d.release(now, n == 0, m == 0)
 	d.answerAll()
 	return n+m > 0, nil
@@ -414,4 +416,4 @@ func (d *Device) Blocked() (uplink, host bool) {
 }
 
 // Busy reports that there is something to do at once.
-func (d *Device) Busy() bool { return len(d.releasing) > 0 }
+func (d *Device) Busy() bool { return len(d.releasing)+len(d.resuming) > 0 }

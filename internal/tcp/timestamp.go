@@ -43,9 +43,10 @@ func (t *stampState) clock(now mono.Time) uint32 { return uint32(now.Millisecond
 func (c *Conn) stampAt(at mono.Time) uint32 { return c.ts.clock(at) }
 
 // old is PAWS, rule R1 of RFC 7323, section 5.3. A segment without the option
-// passes, as it does with Linux.
+// passes, as it does with Linux, and so does any while ts.recent is 0, as of a
+// socket that has just been rebuilt (tcp_paws_check).
 func (t *stampState) old(now mono.Time, seg *wire.Segment) bool {
-	return t.on && seg.TSOK && int32(seg.TSVal-t.recent) < 0 && now.Sub(t.at) < recentLife
+	return t.on && seg.TSOK && t.recent != 0 && int32(seg.TSVal-t.recent) < 0 && now.Sub(t.at) < recentLife
 }
 
 // observe takes the option of an acceptable segment; ts.recent only from one
