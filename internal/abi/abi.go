@@ -101,8 +101,10 @@ type Control struct {
 	Fences     uint64 // times a stale heartbeat fenced the device; written by BPF
 	// Link addresses of next hops that do not answer, as DeadHop has them; 0: none. What
 	// would go there waits; written by the driver.
-	DeadHops [MaxDeadHops]uint64
-	Load     Load // written by the device
+	DeadHops  [MaxDeadHops]uint64
+	Bypassing uint32 // flows that are Bypassed, so that nobody looks for them while there are none; written by the driver
+	_         [4]byte
+	Load      Load // written by the device
 }
 
 // A FlowEntry is the value of the BPF hash "flows", keyed by flow.Key.
@@ -110,7 +112,7 @@ type FlowEntry struct {
 	HWID           HWID
 	Mark, Priority uint32 // of S's last frame, with Seen; written by BPF
 	Seen           uint32 // not 0: a frame of S has come
-	_              [4]byte
+	Bypassed       uint32 // not 0: S is behind the wire, and gets none of its frames whoever is alive; written by the driver
 }
 
 // Flags of a connection that its options were negotiated with, and its state.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -36,6 +37,9 @@ type Set struct {
 
 	channels channels
 
+	behindMu sync.Mutex
+	behind   map[octets]struct{} // flows whose sockets are behind the wire
+
 	links    []link.Link // at the uplink
 	hostPort link.Link   // the last one attached
 }
@@ -48,7 +52,7 @@ func Load(c Config) (*Set, error) {
 	if c.MaxConnections == 0 || c.StaleAfter <= 0 {
 		return nil, fmt.Errorf("%d connections, stale after %v: both must be more than 0", c.MaxConnections, c.StaleAfter)
 	}
-	s := new(Set)
+	s := &Set{behind: make(map[octets]struct{})}
 	if err := s.load(c); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}

@@ -3,6 +3,7 @@ package bpf
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -50,11 +51,58 @@ func (s *Set) Steer(keys []flow.Key, ids []abi.HWID) error {
 	return errors.Join(err, s.Unsteer(keys[:done]))
 }
 
+// Bypass says of a steered flow whether its socket is behind the wire: then
+// nothing of the wire reaches it but what the device injects, not even from a
+// device that is dead.
+func (s *Set) Bypass(k flow.Key, on bool) error {
+	s.behindMu.Lock()
+	defer s.behindMu.Unlock()
+	key := asOctets([]flow.Key{k})[0]
+	var e abi.FlowEntry
+	if err := s.steer.Flows.Lookup(&key, (*entry)(unsafe.Pointer(&e))); err != nil {
+		return fmt.Errorf("flow %v: %w", k.ID(), err)
+	}
+	if e.Bypassed = 0; on {
+		e.Bypassed = 1
+		s.behind[key] = struct{}{}
+	} else {
+		delete(s.behind, key)
+	}
+	atomic.StoreUint32(&s.control.Bypassing, uint32(len(s.behind)))
+	err := s.steer.Flows.Update(&key, (*entry)(unsafe.Pointer(&e)), ebpf.UpdateExist)
+	if err != nil {
+		return fmt.Errorf("flow %v: %w", k.ID(), err)
+	}
+	return nil
+}
+
+// forgetBehind is for flows that are not steered any more.
+func (s *Set) forgetBehind(keys []flow.Key) {
+	s.behindMu.Lock()
+	defer s.behindMu.Unlock()
+	if len(s.behind) == 0 {
+		return
+	}
+	for _, k := range asOctets(keys) {
+		delete(s.behind, k)
+	}
+	atomic.StoreUint32(&s.control.Bypassing, uint32(len(s.behind)))
+}
+
 // Unsteer gives flows back to the kernel; those that are not steered are not
 // an error.
 func (s *Set) Unsteer(keys []flow.Key) error {
+	defer s.forgetBehind(keys)
+	return Forget(s.steer.Flows, keys)
+}
+
+// Fence shuts the device off that has this memory.
+func Fence(c *abi.Control) { atomic.StoreUint32(&c.Fenced, 1) }
+
+// Forget is Unsteer for who has the map of a Set that is gone.
+func Forget(flows *ebpf.Map, keys []flow.Key) error {
 	for len(keys) > 0 {
-		done, err := s.steer.Flows.BatchDelete(asOctets(keys), nil)
+		done, err := flows.BatchDelete(asOctets(keys), nil)
 		if err == nil {
 			return nil
 		}

@@ -24,16 +24,16 @@ func offloadCommand(env *Env) *cobra.Command {
 		Args: noArgs,
 	}
 	sel, asJSON := addSelector(cmd), addJSON(cmd)
-	attach := cmd.Flags().String("attach", driver.Shadow, "how the socket is joined to the device: shadow")
+	attach := cmd.Flags().String("attach", driver.Shadow, "how the socket is joined to the device: shadow, or bypass (experimental) where its program allows it")
 	timeout := cmd.Flags().Duration("timeout", driver.DefaultTimeout, "how long the device may take to own each")
-	cmd.RegisterFlagCompletionFunc("attach", cobra.FixedCompletions([]string{driver.Shadow}, cobra.ShellCompDirectiveNoFileComp))
+	cmd.RegisterFlagCompletionFunc("attach", cobra.FixedCompletions([]string{driver.Shadow, driver.Bypass}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		s, err := sel.some()
 		switch {
 		case err != nil:
 			return err
-		case *attach != driver.Shadow:
-			return usage("attachment %q is unknown; there is %s", *attach, driver.Shadow)
+		case *attach != driver.Shadow && *attach != driver.Bypass:
+			return usage("attachment %q is unknown; there are %s and %s", *attach, driver.Shadow, driver.Bypass)
 		case *timeout <= 0 || *timeout > time.Hour:
 			return usage("timeout %v is not more than 0 and at most an hour", *timeout)
 		}

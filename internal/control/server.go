@@ -203,8 +203,8 @@ func offload(r *http.Request, s Service) (any, error) {
 		}
 		o.Timeout = d
 	}
-	if o.Attachment != "" && o.Attachment != driver.Shadow {
-		return nil, fmt.Errorf("%w: attachment %q is unknown; there is shadow", driver.ErrSelector, o.Attachment)
+	if o.Attachment != "" && o.Attachment != driver.Shadow && o.Attachment != driver.Bypass {
+		return nil, fmt.Errorf("%w: attachment %q is unknown; there are shadow and bypass", driver.ErrSelector, o.Attachment)
 	}
 	q.Del("attach")
 	q.Del("timeout")

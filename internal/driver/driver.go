@@ -49,6 +49,7 @@ type Driver struct {
 	journal  *Journal
 	uplinks  []*uplink
 	heirs    *heirs
+	surgeon  *surgeon
 	seats    *seats
 	ledger   ledger
 	policing *policing
@@ -88,11 +89,13 @@ func Start(ctx context.Context, c Config) (*Driver, error) {
 	watching, stop := context.WithCancel(context.Background())
 	d.stop = stop
 	go d.heirs.run(c.Log)
+	d.surgeon = newSurgeon(c.Log)
 	changes, err := kernel.Watch(watching)
 	if err != nil {
 		stop()
 		d.seats.close()
 		d.heirs.end()
+		d.surgeon.end()
 		return nil, fmt.Errorf("watch the network: %w", err)
 	}
 	for _, name := range c.Uplinks {
@@ -121,7 +124,7 @@ var ended = func() context.Context {
 func (d *Driver) add(ctx context.Context, name string) error {
 	u := newUplink(name, &d.cfg, d.journal, d.heirs)
 	u.strayed, u.revived = d.strayed, d.policing.revive
-	u.seats, u.slot = d.seats, len(d.uplinks)
+	u.seats, u.slot, u.surgeon = d.seats, len(d.uplinks), d.surgeon
 	u.generations = abi.Generations{First: uint32(len(d.uplinks)) + 1, Step: uint32(len(d.cfg.Uplinks))}
 	if err := u.open(); err != nil {
 		return err
@@ -153,6 +156,7 @@ func (d *Driver) Close(ctx context.Context) error {
 	}
 	all.Wait()
 	d.seats.close()
+	d.surgeon.end()
 	d.heirs.end()
 	d.stop()
 	<-d.watched
@@ -227,7 +231,7 @@ func (d *Driver) OffloadFlows(ctx context.Context, ids []flow.ID, o Options) (Re
 			continue
 		}
 		cands[r.uplink] = append(cands[r.uplink], candidate{
-			Candidate: handover.Candidate{Flow: id, Path: r.path, Control: o.control}, state: &states[i], claim: o.claimOf(id),
+			Candidate: handover.Candidate{Flow: id, Path: r.path, Control: o.control, Bypass: o.Attachment == Bypass}, state: &states[i], claim: o.claimOf(id),
 		})
 	}
 	var shares []share

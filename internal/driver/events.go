@@ -8,6 +8,8 @@ const (
 	EventRefused        = "refused"
 	EventUploaded       = "uploaded"
 	EventEnded          = "ended"
+	EventBypassed       = "bypassed"
+	EventShadowed       = "shadowed"
 	EventDeviceStarted  = "device-started"
 	EventDeviceLost     = "device-lost"
 	EventDeviceStopped  = "device-stopped"
@@ -34,10 +36,12 @@ const ofMove = "local, remote, reason, [id], [device], [detail]"
 // EventKinds lists every kind; docs/EVENTS.md is this list.
 func EventKinds() []EventKind {
 	return []EventKind{
-		{EventOffloaded, "a connection has moved to the device", ofMove + ", elapsed_us, [stall_us], [bytes_moved]"},
+		{EventOffloaded, "a connection has moved to the device", ofMove + ", elapsed_us, [stall_us], [bytes_moved], attachment"},
 		{EventRefused, "a connection was not moved and is where it was; without a device when none was asked", ofMove},
 		{EventUploaded, "a connection has come home to the kernel, asked, by the device's own wish, or because the device was lost", ofMove + ", [elapsed_us], [stall_us], [bytes_moved]"},
 		{EventEnded, "a connection closed while the device had it", ofMove},
+		{EventBypassed, "a connection that was in shadow on the device is bypassed now", ofMove + ", elapsed_us, [bytes_moved], attachment"},
+		{EventShadowed, "a connection that was bypassed is in shadow again, on the device", ofMove + ", [elapsed_us], [attachment]"},
 		{EventDeviceStarted, "a device serves: at the start of the daemon, and again after each loss or replacement", "device, detail"},
 		{EventDeviceLost, "a device died, hung or was cut off; its connections are the kernel's, each with an event of its own", "device, reason, detail, [count]"},
 		{EventDeviceStopped, "a device that had nothing left was ended, to be replaced or with the daemon", "device, reason"},
@@ -67,4 +71,6 @@ type Event struct {
 	Stall   int64  `json:"stall_us,omitempty"`
 	Bytes   uint64 `json:"bytes_moved,omitempty"`
 	Count   int    `json:"count,omitempty"` // connections concerned
+
+	Attachment string `json:"attachment,omitempty"` // shadow or bypass
 }

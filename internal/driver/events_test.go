@@ -46,6 +46,7 @@ enough, it says so on stderr and ends with 1. With ` + "`--json`" + ` each is on
 | ` + "`stall_us`" + ` | how long neither stack could send |
 | ` + "`bytes_moved`" + ` | octets that the device held at that moment |
 | ` + "`count`" + ` | connections concerned |
+| ` + "`attachment`" + ` | shadow or bypass: how the device has the connection |
 `)
 	return b.String()
 }

@@ -160,10 +160,17 @@ func send[E abi.Entries](u *uplink, t abi.Type, batch uint32, entries []E) error
 // hardware reads the device's part of a connection's block; nil when it is
 // not this connection's.
 func (u *uplink) hardware(id abi.HWID) *abi.HardwarePart {
-	if u.set == nil || id == 0 || int(id.Index()) >= len(u.set.Blocks()) {
+	if u.set == nil {
 		return nil
 	}
-	b := &u.set.Blocks()[id.Index()]
+	return hardwareIn(u.set.Blocks(), id)
+}
+
+func hardwareIn(blocks []abi.Block, id abi.HWID) *abi.HardwarePart {
+	if id == 0 || int(id.Index()) >= len(blocks) {
+		return nil
+	}
+	b := &blocks[id.Index()]
 	h := new(abi.HardwarePart)
 	if !shm.Read(&b.Hardware.Sequence, &b.Hardware, h) || h.HWID != id {
 		return nil

@@ -47,7 +47,7 @@ func (u *uplink) loosen(now mono.Time) {
 	blocks := u.set.Blocks()
 	var list []bpf.Window
 	u.table.Each(func(c *handover.Conn) {
-		if c.Phase != handover.Owned || int(c.HWID.Index()) >= len(blocks) {
+		if c.Phase != handover.Owned || c.Attachment == abi.AttachBypass || int(c.HWID.Index()) >= len(blocks) {
 			return
 		}
 		h := &blocks[c.HWID.Index()].Hardware

@@ -20,6 +20,7 @@ type placed struct {
 	hwid     abi.HWID
 	place    string
 	device   string
+	attached string
 	mtu      uint32
 	hardware *abi.HardwarePart // nil: not published yet
 }
@@ -27,7 +28,10 @@ type placed struct {
 // placed lists what is on the device or on its way.
 func (u *uplink) placed() (all []placed) {
 	u.table.Each(func(c *handover.Conn) {
-		p := placed{id: c.Flow, hwid: c.HWID, place: OnTheWay, device: u.name, mtu: c.Path.MTU, hardware: u.hardware(c.HWID)}
+		p := placed{id: c.Flow, hwid: c.HWID, place: OnTheWay, device: u.name, mtu: c.Path.MTU, hardware: u.hardware(c.HWID), attached: Shadow}
+		if c.Attachment == abi.AttachBypass {
+			p.attached = Bypass
+		}
 		if c.Phase == handover.Owned {
 			p.place = OnDevice
 		}
@@ -70,9 +74,11 @@ func InKernelOnly(s Selector) ([]Connection, error) {
 	return all, nil
 }
 
-// sockets lists the namespace's connections in the order of their flows.
+// sockets lists the namespace's connections in the order of their flows, without
+// channels.
 func sockets(owners bool) ([]kernel.Socket, error) {
 	socks, err := kernel.Sockets()
+	socks = slices.DeleteFunc(socks, func(s kernel.Socket) bool { return kernel.IsChannel(s.Flow) })
 	if err == nil && owners {
 		err = kernel.FindOwners(socks)
 	}
@@ -99,7 +105,7 @@ func connection(s *kernel.Socket) Connection {
 // place merges in what the device knows. The octets stay the kernel's count:
 // acknowledgements go through to it, so it is right wherever they are.
 func (c *Connection) place(p *placed) {
-	c.ID, c.Place, c.Attachment, c.Device = p.hwid.String(), p.place, Shadow, p.device
+	c.ID, c.Place, c.Attachment, c.Device = p.hwid.String(), p.place, p.attached, p.device
 	if h := p.hardware; h != nil && p.place == OnDevice {
 		c.RTT, c.Cwnd, c.Ssthresh = h.SRTT, h.Cwnd, h.Ssthresh
 		c.Retransmits += h.Retransmits
@@ -168,7 +174,7 @@ func (s Selector) general() bool {
 // four-tuple needs no look at anything else. Of one that names a group, those
 // that are already where they are to go are left out, unless there are only
 // such. None at all are an error when the selector says whose or which.
-func (d *Driver) Select(s Selector, goal string) ([]flow.ID, error) {
+func (d *Driver) Select(s Selector, goal, attachment string) ([]flow.ID, error) {
 	if id, ok := s.exact(); ok {
 		return []flow.ID{id}, nil
 	}
@@ -178,7 +184,7 @@ func (d *Driver) Select(s Selector, goal string) ([]flow.ID, error) {
 	}
 	var away, there []flow.ID
 	for i := range all {
-		if all[i].conn.Place == goal {
+		if c := &all[i].conn; c.Place == goal && (attachment == "" || c.Attachment == attachment) {
 			there = append(there, all[i].conn.Flow())
 		} else {
 			away = append(away, all[i].conn.Flow())
@@ -197,7 +203,11 @@ func (d *Driver) Select(s Selector, goal string) ([]flow.ID, error) {
 
 // Offload moves the connections that s names to their devices.
 func (d *Driver) Offload(ctx context.Context, s Selector, o Options) (Result, error) {
-	ids, err := d.Select(s, OnDevice)
+	goal := o.Attachment
+	if goal == Shadow {
+		goal = "" // it is no reason to leave bypass
+	}
+	ids, err := d.Select(s, OnDevice, goal)
 	if err != nil {
 		return Result{}, err
 	}
@@ -208,7 +218,7 @@ func (d *Driver) Offload(ctx context.Context, s Selector, o Options) (Result, er
 
 // Upload moves the connections that s names home.
 func (d *Driver) Upload(ctx context.Context, s Selector) (Result, error) {
-	ids, err := d.Select(s, InKernel)
+	ids, err := d.Select(s, InKernel, "")
 	if err != nil {
 		return Result{}, err
 	}

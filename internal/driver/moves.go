@@ -125,6 +125,8 @@ var eventKinds = [...]string{
 	handover.Refused:   EventRefused,
 	handover.Uploaded:  EventUploaded,
 	handover.Over:      EventEnded,
+	handover.Shadowed:  EventShadowed,
+	handover.Bypassed:  EventBypassed,
 }
 
 // why is the cause of a request.
@@ -144,6 +146,12 @@ func (u *uplink) arrive(o handover.Outcome) {
 	case handover.Offloaded:
 		o.Reason = why.reason
 		u.counters.offloads++
+		if o.Short != abi.None {
+			o.Detail = "it stays in shadow, " + o.Short.String() + ": " + o.Detail
+		}
+	case handover.Bypassed:
+		o.Reason = why.reason
+	case handover.Shadowed:
 	case handover.Refused:
 		u.counters.refused[o.Reason.String()]++
 	case handover.Over:
@@ -158,7 +166,7 @@ func (u *uplink) arrive(o handover.Outcome) {
 	u.vacate(o.Flow.Key(), o.Kind)
 	u.journal.AddMove(o.Flow, o.Inode, Event{
 		Kind: eventKinds[o.Kind], ID: o.HWID.String(), Device: u.name, Reason: o.Reason.String(), Detail: o.Detail,
-		Elapsed: o.Took.Microseconds(), Stall: o.Stall.Microseconds(), Bytes: o.Bytes,
+		Elapsed: o.Took.Microseconds(), Stall: o.Stall.Microseconds(), Bytes: o.Bytes, Attachment: attachmentName(&o),
 	})
 	if h := u.hardware(o.HWID); h != nil && o.Kind == handover.Uploaded {
 		u.journal.carry(o.Flow, h.Retransmits)
@@ -213,6 +221,17 @@ func collect(ctx context.Context, since mono.Time, refused []Refusal, shares []s
 	return r, nil
 }
 
+// attachmentName is that of a connection that the device has now, else "".
+func attachmentName(o *handover.Outcome) string {
+	switch {
+	case o.Kind != handover.Offloaded && o.Kind != handover.Shadowed && o.Kind != handover.Bypassed:
+		return ""
+	case o.Attachment == abi.AttachBypass:
+		return Bypass
+	}
+	return Shadow
+}
+
 // sort puts the connections in the order of their flows, as a list has them.
 func (r *Result) sort() {
 	slices.SortFunc(r.Moved, func(a, b Moved) int { return inOrder(a.Local, a.Remote, b.Local, b.Remote) })
@@ -237,7 +256,11 @@ func (r *Result) add(outcomes []handover.Outcome) {
 		all = max(all, o.Took)
 		r.Moved = append(r.Moved, Moved{
 			Local: o.Flow.Local, Remote: o.Flow.Remote, ID: o.HWID.String(), Stall: o.Stall.Microseconds(), Bytes: o.Bytes,
+			Attachment: attachmentName(o), Reason: o.Short.String(),
 		})
+		if o.Short != abi.None {
+			r.Moved[len(r.Moved)-1].Detail = o.Detail
+		}
 	}
 	for i := range r.Moved[first:] {
 		r.Moved[first+i].Took = (all / time.Duration(len(r.Moved)-first)).Microseconds()

@@ -229,7 +229,7 @@ func TestPlace(t *testing.T) {
 	if c.Place != InKernel || c.BytesSent != 100 || c.State != "established" || c.ID != "" {
 		t.Errorf("in the kernel: %+v", c)
 	}
-	c.place(&placed{hwid: abi.MakeHWID(3, 1), place: OnDevice, device: "eth9", hardware: &abi.HardwarePart{SRTT: 7, Cwnd: 20, Retransmits: 3, BytesSent: 1}})
+	c.place(&placed{hwid: abi.MakeHWID(3, 1), place: OnDevice, attached: Shadow, device: "eth9", hardware: &abi.HardwarePart{SRTT: 7, Cwnd: 20, Retransmits: 3, BytesSent: 1}})
 	if c.Place != OnDevice || c.ID != "3-1" || c.Attachment != Shadow || c.RTT != 7 || c.Cwnd != 20 || c.Retransmits != 5 || c.BytesSent != 100 {
 		t.Errorf("on the device: %+v", c)
 	}

@@ -15,6 +15,8 @@ import (
 // obedient are hands whose device takes every connection and gives back each
 // that it is told to, when the test calls work.
 type obedient struct {
+	handover.Hands // for what is not asked of it
+
 	said       []message
 	generation uint32
 	clings     bool       // answers no Pass and no Release

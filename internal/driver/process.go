@@ -135,7 +135,7 @@ func (p *process) mapRings(n int) (int, error) {
 
 // unmapRings lets go of the rings, when nothing is to be rebuilt from them any more.
 func (p *process) unmapRings() {
-	if p.rings == nil {
+	if p == nil || p.rings == nil {
 		return
 	}
 	if err := unix.Munmap(p.rings); err != nil {
@@ -267,12 +267,15 @@ func describeStatus(s syscall.WaitStatus) string {
 
 // send never waits: a device that does not take its messages is as good as
 // hung.
-func (p *process) send(msg []byte) error {
+func (p *process) send(msg []byte) error { return p.sendWith(msg, nil) }
+
+// sendWith is send with a control message, which brings descriptors.
+func (p *process) sendWith(msg, oob []byte) error {
 	if p.socket < 0 {
 		return unix.ENOTCONN
 	}
 	for {
-		err := unix.Sendto(p.socket, msg, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, nil)
+		err := unix.Sendmsg(p.socket, msg, oob, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 		if !errors.Is(err, unix.EINTR) {
 			return err
 		}

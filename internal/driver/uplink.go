@@ -21,15 +21,16 @@ import (
 
 // Times of an uplink's loop.
 const (
-	tickEvery    = 20 * time.Millisecond // heartbeat, deadlines
-	sweepEvery   = 500 * time.Millisecond
-	helloWithin  = 5 * time.Second
-	answerWithin = 2 * time.Second
-	quitWithin   = time.Second
-	exitWithin   = 20 * time.Millisecond
-	firstBackOff = 100 * time.Millisecond
-	lastBackOff  = 5 * time.Second
-	steadyAfter  = 10 * time.Second // a device that lived this long starts again at once
+	tickEvery     = 20 * time.Millisecond // heartbeat, deadlines
+	sweepEvery    = 500 * time.Millisecond
+	helloWithin   = 5 * time.Second
+	answerWithin  = 2 * time.Second
+	rebuildWithin = 30 * time.Second // a program that is being traced cannot be frozen meanwhile
+	quitWithin    = time.Second
+	exitWithin    = 20 * time.Millisecond
+	firstBackOff  = 100 * time.Millisecond
+	lastBackOff   = 5 * time.Second
+	steadyAfter   = 10 * time.Second // a device that lived this long starts again at once
 )
 
 // sweepAtOnce bounds the connections probed in one tick.
@@ -83,6 +84,13 @@ type uplink struct {
 	latecomers map[flow.Key]*latecomer
 	makeRoom   map[flow.Key]flow.ID // for which latecomer each connection does
 
+	surgeon  *surgeon
+	channels map[abi.HWID]*channel // of connections in bypass, or between it and shadow
+	last     *process              // the device that is, or was there last, whose
+	rings    []byte                // stay until another is started
+	reports  chan func()           // of the surgeon, and others that work beside the loop
+	shutting bool                  // the interface is gone; shut when nothing is in bypass
+
 	requests map[uint64]*request
 	ticket   uint64
 	counters counters
@@ -111,13 +119,14 @@ func newUplink(name string, cfg *Config, j *Journal, h *heirs) *uplink {
 		name: name, cfg: cfg, journal: j, heirs: h, log: cfg.Log.With("uplink", name),
 		calls: make(chan func()), ended: make(chan struct{}),
 		latecomers: make(map[flow.Key]*latecomer), makeRoom: make(map[flow.Key]flow.ID), revived: func() {},
+		channels: make(map[abi.HWID]*channel), reports: make(chan func()),
 		requests: make(map[uint64]*request), counters: counters{refused: make(map[string]int)},
 		down: "not started",
 	}
 	limits := cfg.Limits
 	limits.Connections = cfg.MaxConnections
 	u.roster = admission.NewRoster(limits)
-	u.table = handover.NewTable(u, handover.Limits{Answer: answerWithin, Own: DefaultTimeout})
+	u.table = handover.NewTable(u, handover.Limits{Answer: answerWithin, Own: DefaultTimeout, Rebuild: rebuildWithin})
 	return u
 }
 
@@ -194,6 +203,8 @@ func (u *uplink) run() {
 		select {
 		case f := <-u.calls:
 			f()
+		case f := <-u.reports:
+			f()
 		case m, ok := <-messages:
 			u.receive(m, ok)
 		case <-exited:
@@ -203,7 +214,7 @@ func (u *uplink) run() {
 			u.loosen(mono.Now())
 		}
 		u.settle()
-		if u.stopping && u.proc == nil {
+		if u.stopping && u.proc == nil && u.table.Len() == 0 {
 			u.shut()
 			return
 		}
@@ -267,6 +278,7 @@ func (u *uplink) hello(now mono.Time, h abi.Header, octets []byte) error {
 	atomic.CompareAndSwapUint64(&c.Heartbeat, 0, uint64(now))
 	atomic.StoreUint32(&c.Fenced, 0)
 	u.fenced = false
+	u.table.Serve()
 	u.journal.Add(Event{Kind: EventDeviceStarted, Device: u.name, Detail: fmt.Sprintf("process %d", u.proc.pid)})
 	u.served(nil)
 	u.revived()
@@ -297,7 +309,8 @@ func (u *uplink) startDevice(now mono.Time) {
 		u.retry(now, err.Error())
 		return
 	}
-	u.proc, u.down = p, "starting"
+	u.last.unmapRings()
+	u.proc, u.last, u.rings, u.down = p, p, p.rings, "starting"
 }
 
 // sweepOut un-steers what a failure may have left in the steering map: a new
@@ -363,7 +376,6 @@ func (u *uplink) exited() {
 		u.lose(now, u.death(), p.status)
 	}
 	p.shut()
-	p.unmapRings()
 	u.proc = nil
 	if u.stopping {
 		return
@@ -387,6 +399,11 @@ func (u *uplink) tick(now mono.Time) {
 	if u.unclean {
 		u.unsteerAll(now, abi.DeviceDied)
 	}
+	u.observeBypass(now)
+	if u.shutting && u.table.Len() == 0 {
+		u.shutting = false
+		u.shut()
+	}
 	if u.draining != nil && (u.table.Len() == 0 || now >= u.drainBy) {
 		u.finishDrain()
 	}
@@ -394,7 +411,7 @@ func (u *uplink) tick(now mono.Time) {
 		u.sweepAt = now.Add(sweepEvery)
 		u.replug(now)
 	}
-	if u.proc == nil && u.retryAt != 0 && now >= u.retryAt && u.up && !u.unclean && !u.stopping {
+	if u.proc == nil && u.retryAt != 0 && now >= u.retryAt && u.up && !u.unclean && !u.stopping && u.table.Len() == 0 {
 		u.startDevice(now)
 	}
 	if u.proc != nil && u.proc.greeted() {

@@ -13,7 +13,7 @@ import (
 type Connection struct {
 	ID            string         `json:"id"`         // hardware id, "" in the kernel
 	Place         string         `json:"place"`      // kernel, device or moving
-	Attachment    string         `json:"attachment"` // "" or shadow
+	Attachment    string         `json:"attachment"` // "", shadow or bypass
 	Local         netip.AddrPort `json:"local"`
 	Remote        netip.AddrPort `json:"remote"`
 	State         string         `json:"state"`
@@ -45,6 +45,10 @@ const (
 // Shadow is the attachment in which the program's socket goes on living in
 // step with the wire.
 const Shadow = "shadow"
+
+// Bypass is the attachment in which the kernel's TCP is not run for the
+// program's socket: octets cross between it and the device by a channel.
+const Bypass = "bypass"
 
 // A Detail is one connection with the three parts of its state and its
 // history.
@@ -184,6 +188,10 @@ type Moved struct {
 	Took  int64  `json:"took_us"`
 	Stall int64  `json:"stall_us"` // how long neither stack could send
 	Bytes uint64 `json:"bytes_moved"`
+
+	Attachment string `json:"attachment"`       // shadow or bypass; "" at home
+	Reason     string `json:"reason,omitempty"` // why it is in shadow when bypass was asked for
+	Detail     string `json:"detail,omitempty"`
 }
 
 // A Refusal is one connection that was not moved.

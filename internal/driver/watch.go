@@ -127,7 +127,7 @@ func (u *uplink) linkChanged(now mono.Time, c kernel.Change) {
 	case mine && c.Gone:
 		u.unplug(now, "it was removed")
 		u.down = noUplink + "it was removed" // it may have been down before
-		u.shut()
+		u.shutting = true                    // when nobody's socket is behind any more
 	case mine && !c.Up && u.up:
 		u.unplug(now, "it is down")
 	case u.set == nil && !c.Gone && c.Up:
@@ -156,7 +156,7 @@ func (u *uplink) unplug(now mono.Time, why string) {
 // replug takes an interface of the uplink's name that has come back, with
 // another index perhaps.
 func (u *uplink) replug(now mono.Time) {
-	if u.proc != nil || u.unclean {
+	if u.proc != nil || u.unclean || u.shutting {
 		return // tick tries again
 	}
 	if err := u.open(); err != nil {
@@ -305,6 +305,7 @@ func (u *uplink) sweepSome(now mono.Time) {
 		case c == nil || c.Phase != handover.Owned:
 		case u.refresh(c, &states[i]):
 			u.measure(now, c)
+		case c.Attachment == abi.AttachBypass: // the device still has what it sent; it says when that has arrived
 		default:
 			gone = append(gone, some[i])
 		}

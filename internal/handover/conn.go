@@ -19,9 +19,22 @@ const (
 	Owned                      // the device has the connection
 	Passing                    // Pass was sent; still steered
 	Releasing                  // not steered any more; Release was sent
+
+	// Between shadow and bypass; steered.
+	Attaching  // a channel is being tied to S
+	Joining    // Join was sent
+	Draining   // the program reads what S has
+	Diverting  // the channel is open; Divert was sent
+	Parting    // Part was sent
+	Rebuilding // the program is frozen, and S is being brought in step
+	Resuming   // Resume was sent
+	phases
 )
 
-var phaseNames = [...]string{"kernel", "admitting", "owning", "owned", "passing", "releasing"}
+var phaseNames = [phases]string{
+	"kernel", "admitting", "owning", "owned", "passing", "releasing",
+	"attaching", "joining", "draining", "diverting", "parting", "rebuilding", "resuming",
+}
 
 // String is the phase's name in lower case.
 func (p Phase) String() string { return phaseNames[p] }
@@ -37,6 +50,7 @@ type Candidate struct {
 	Flow    flow.ID
 	Path    Path
 	Control [16]byte // congestion control on the device; zero: the socket's
+	Bypass  bool     // it is to go on from shadow to bypass
 }
 
 // A Conn is one connection of a Table.
@@ -50,6 +64,16 @@ type Conn struct {
 	Leash    uint32          // the hands': segments of the congestion window that they gave the socket, 0 none
 	Loose    mono.Time       // the hands': when they did,
 	LooseUna uint32          // and the device's snd.una then
+
+	Attachment uint8 // abi.Attach...: bypass from Open until S has been rebuilt
+
+	bypass   bool       // it is on its way into bypass,
+	promoted bool       // from shadow, where it rested
+	stays    bool       // on its way out of bypass, it is to stay in shadow
+	undoing  bool       // it could not leave bypass
+	orphan   bool       // the device is of no use for its way out of bypass
+	recalled abi.Reason // it is to go home as soon as it rests
+	short    abi.Reason // why it stayed in shadow
 
 	control  [16]byte  // congestion control that the device is to use, zero: the socket's
 	ticket   uint64    // of the request that the present move serves, 0 none
@@ -84,9 +108,11 @@ const (
 	Refused                   // an offload or upload did not take place; the connection is where it was
 	Uploaded                  // the kernel has it
 	Over                      // it ended while the device had it
+	Shadowed                  // the device has it, in shadow again
+	Bypassed                  // the device has it, in bypass now
 )
 
-var kindNames = [...]string{"", "offloaded", "refused", "uploaded", "over"}
+var kindNames = [...]string{"", "offloaded", "refused", "uploaded", "over", "shadowed", "bypassed"}
 
 // String is the kind's name in lower case.
 func (k Kind) String() string { return kindNames[k] }
@@ -103,6 +129,9 @@ type Outcome struct {
 	Took   time.Duration // from the start of the move until the device, or the kernel, had the connection
 	Stall  time.Duration // how long neither stack could send, as the device says
 	Bytes  uint64        // octets that the device held at that moment
+
+	Attachment uint8      // abi.Attach...
+	Short      abi.Reason // why an Offloaded one is in shadow when bypass was wanted; the Detail says more
 }
 
 // Verdict says what keeps a connection in this state from being offloaded.

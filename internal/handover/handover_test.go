@@ -13,18 +13,25 @@ import (
 	"toehold/internal/mono"
 )
 
-var limits = Limits{Answer: time.Second, Own: 5 * time.Second}
+var limits = Limits{Answer: time.Second, Own: 5 * time.Second, Rebuild: 10 * time.Second}
 
 // settle has the device answer, and time pass, until nothing moves. A device
 // that cannot be relied upon is replaced, as the driver would.
 func settle(w *world, t *Table, now mono.Time) error {
 	for range 100 {
-		for len(w.queue) > 0 && t.Err() == nil {
-			w.answer(now, t)
+		for (len(w.queue) > 0 || len(w.tasks) > 0) && t.Err() == nil {
+			if len(w.tasks) > 0 {
+				w.perform(now, t, abi.None, false)
+			} else {
+				w.answer(now, t)
+			}
 		}
 		if t.Err() != nil {
 			w.slots, w.queue = make(map[abi.HWID]place), nil
 			t.Lost(now, abi.DeviceDied) // a failure leaves Err set: again
+		}
+		if t.Len() == 0 {
+			t.Serve()
 		}
 		if t.Moving() == 0 && t.Err() == nil {
 			return nil
@@ -40,9 +47,9 @@ func settle(w *world, t *Table, now mono.Time) error {
 func journey(t *testing.T, fail int) int {
 	w := newWorld()
 	w.failAt = fail
-	w.open(1)
-	w.open(2)
-	w.open(3)
+	w.socket(1)
+	w.socket(2)
+	w.socket(3)
 	tab := NewTable(w, limits)
 	count := map[string]int{}
 	note := func() {
@@ -57,6 +64,13 @@ func journey(t *testing.T, fail int) int {
 		func() { tab.Offload(1, 1, 1, 0, []Candidate{{Flow: ids[0]}, {Flow: ids[1]}, {Flow: ids[2]}}) },
 		func() { tab.Upload(2, 2, ids, abi.Asked) },
 		func() { tab.Offload(3, 3, 3, 0, []Candidate{{Flow: ids[0]}, {Flow: ids[1]}, {Flow: ids[2]}}) },
+		func() {
+			tab.Offload(4, 4, 4, 0, []Candidate{{Flow: ids[0], Bypass: true}, {Flow: ids[1], Bypass: true}, {Flow: ids[2]}})
+		},
+		func() { tab.Upload(5, 5, ids, abi.Asked) },
+		func() {
+			tab.Offload(6, 6, 6, 0, []Candidate{{Flow: ids[0], Bypass: true}, {Flow: ids[1]}, {Flow: ids[2], Bypass: true}})
+		},
 	}
 	for i, step := range steps {
 		step()
@@ -69,7 +83,7 @@ func journey(t *testing.T, fail int) int {
 			t.Fatalf("call %d fails, step %d: %v\n%s", fail, i, err, strings.Join(w.log, "\n"))
 		}
 	}
-	for _, ticket := range []int{1, 2, 3} {
+	for _, ticket := range []int{1, 2, 3, 4, 5, 6} {
 		for _, id := range ids {
 			if k := fmt.Sprint(ticket, " ", nameOf(id)); count[k] != 1 {
 				t.Errorf("call %d fails: request %s has %d outcomes", fail, k, count[k])
@@ -94,7 +108,7 @@ func TestFailureAtEveryStep(t *testing.T) {
 func TestSilenceAtEveryStep(t *testing.T) {
 	for quiet := range 8 {
 		w := newWorld()
-		w.open(1)
+		w.socket(1)
 		tab := NewTable(w, limits)
 		now := mono.Time(1)
 		tab.Offload(now, now, 1, 0, []Candidate{{Flow: named(1)}})
@@ -134,8 +148,8 @@ func TestDeviceOutOfOrder(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld()
-			w.open(1)
-			w.open(2)
+			w.socket(1)
+			w.socket(2)
 			tab := NewTable(w, limits)
 			tab.Offload(1, 1, 1, 0, []Candidate{{Flow: named(1)}, {Flow: named(2)}})
 			if err := tab.Answer(2, tt.h, tt.a); !errors.Is(err, ErrBroken) {
@@ -170,7 +184,7 @@ func TestBatchesAreSplit(t *testing.T) {
 	var cands []Candidate
 	var ids []flow.ID
 	for n := range 600 {
-		w.open(n + 1)
+		w.socket(n + 1)
 		cands = append(cands, Candidate{Flow: named(n + 1)})
 		ids = append(ids, named(n+1))
 	}
@@ -213,13 +227,21 @@ func walk(t *testing.T, seed uint64) {
 		if r.IntN(20) == 0 {
 			w.failAt = w.calls + 1 + r.IntN(3)
 		}
-		switch r.IntN(8) {
+		switch r.IntN(11) {
 		case 0, 1:
-			tab.Offload(now, now, 1, 0, []Candidate{{Flow: pick()}, {Flow: pick()}})
+			tab.Offload(now, now, 1, 0, []Candidate{{Flow: pick(), Bypass: r.IntN(2) == 0}, {Flow: pick()}})
+		case 8:
+			if c := tab.Find(pick().Key()); c != nil {
+				tab.Shadow(now, []abi.HWID{c.HWID}, abi.LeftUnread, "")
+			}
+		case 9, 10:
+			if len(w.tasks) > 0 && tab.Err() == nil {
+				w.perform(now, tab, []abi.Reason{abi.None, abi.None, abi.None, abi.NotFrozen}[r.IntN(4)], r.IntN(20) == 0)
+			}
 		case 2:
 			tab.Upload(now, 1, []flow.ID{pick(), pick()}, abi.Asked)
 		case 3:
-			w.open(1 + r.IntN(8))
+			w.socket(1 + r.IntN(8))
 		case 4:
 			delete(w.sockets, pick().Key())
 		case 5:
@@ -247,12 +269,12 @@ func walk(t *testing.T, seed uint64) {
 }
 
 func TestNames(t *testing.T) {
-	for p := Phase(0); p <= Releasing; p++ {
+	for p := Phase(0); p < phases; p++ {
 		if p.String() == "" {
 			t.Errorf("phase %d has no name", p)
 		}
 	}
-	for k := Offloaded; k <= Over; k++ {
+	for k := Offloaded; k <= Bypassed; k++ {
 		if k.String() == "" {
 			t.Errorf("kind %d has no name", k)
 		}
@@ -264,7 +286,7 @@ func BenchmarkBatch(b *testing.B) {
 	var cands []Candidate
 	var ids []flow.ID
 	for n := range 1000 {
-		w.open(n + 1)
+		w.socket(n + 1)
 		cands = append(cands, Candidate{Flow: named(n + 1)})
 		ids = append(ids, named(n+1))
 	}

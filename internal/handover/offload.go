@@ -19,7 +19,10 @@ func (t *Table) Offload(now, since mono.Time, ticket uint64, timeout time.Durati
 	}
 	conns := make([]*Conn, 0, len(cands))
 	for i := range cands {
-		c := &Conn{Flow: cands[i].Flow, Key: cands[i].Flow.Key(), Path: cands[i].Path, control: cands[i].Control, ticket: ticket, since: since, allowed: timeout}
+		c := &Conn{Flow: cands[i].Flow, Key: cands[i].Flow.Key(), Path: cands[i].Path, control: cands[i].Control, bypass: cands[i].Bypass, ticket: ticket, since: since, allowed: timeout}
+		if t.attachOwned(now, c) {
+			continue
+		}
 		if r := t.presence(c); r != abi.None {
 			t.refuse(now, c, r, r.Text())
 			continue
@@ -28,6 +31,18 @@ func (t *Table) Offload(now, since mono.Time, ticket uint64, timeout time.Durati
 		conns = append(conns, c)
 	}
 	chunks(conns, func(some []*Conn) { t.admit(now, some) })
+}
+
+// attachOwned begins the way into bypass of a connection that is in shadow,
+// where that is what c wants; false when it is not.
+func (t *Table) attachOwned(now mono.Time, c *Conn) bool {
+	there := t.flows[c.Key]
+	if !c.bypass || there == nil || there.Phase != Owned || there.Attachment == abi.AttachBypass {
+		return false
+	}
+	there.bypass, there.promoted, there.ticket, there.since, there.stall, there.bytes = true, true, c.ticket, c.since, 0, 0
+	t.attach(now, there)
+	return true
 }
 
 // presence says why a connection that is in the table already cannot be
@@ -217,9 +232,11 @@ func (t *Table) owned(now mono.Time, c *Conn, a *abi.Answer) {
 		t.pass(now, []*Conn{c}, Refused, a.Reason, a.Reason.Text())
 		return
 	}
-	t.expect(Owned, 0, c)
-	c.reason = abi.None
-	t.finish(now, c, Offloaded)
+	if c.bypass {
+		t.attach(now, c)
+		return
+	}
+	t.rest(now, c, Offloaded)
 }
 
 // late undoes offloads that the device did not come to own in time, with the

@@ -24,6 +24,9 @@ import (
 //	offload N... | upload N...    requests, with ticket=N and timeout=D
 //	upload-all | lost | gone N...
 //	notice N reason=R
+//	attach N...                   an offload to bypass
+//	shadow N... reason=R          from bypass to shadow
+//	perform [reason=R] [lost]     the hands end their first task
 //	answer [N]                    the device answers one message, or N, or all
 //	advance D                     time passes
 //	fail K                        the K-th call from here fails
@@ -37,7 +40,7 @@ type script struct {
 func TestScripts(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
 		w := newWorld()
-		s := &script{w: w, t: NewTable(w, Limits{Answer: time.Second, Own: 5 * time.Second}), now: 1}
+		s := &script{w: w, t: NewTable(w, Limits{Answer: time.Second, Own: 5 * time.Second, Rebuild: 10 * time.Second}), now: 1}
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			w.log = nil
 			err := s.run(t, d)
@@ -60,6 +63,12 @@ func (s *script) report(err error) string {
 			fmt.Fprintf(&b, " id=%s", o.HWID)
 		}
 		fmt.Fprintf(&b, " %s took=%v", o.Reason, o.Took.Round(time.Millisecond))
+		if o.Attachment == abi.AttachBypass {
+			b.WriteString(" bypass")
+		}
+		if o.Short != abi.None {
+			fmt.Fprintf(&b, " short=%s", o.Short)
+		}
 		if o.Detail != "" && o.Detail != o.Reason.Text() {
 			fmt.Fprintf(&b, " (%s)", o.Detail)
 		}
@@ -116,14 +125,23 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) error {
 		s.w.capacity = ns[0]
 	case "refuse-own":
 		s.w.refuseOwn[named(ns[0]).Key()] = reason
-	case "offload":
+	case "offload", "attach":
 		timeout, _ := time.ParseDuration(text(d, "timeout", "0"))
 		var cands []Candidate
 		for _, id := range flows(ns) {
-			cands = append(cands, Candidate{Flow: id})
+			cands = append(cands, Candidate{Flow: id, Bypass: d.Cmd == "attach"})
 		}
 		s.t.Offload(s.now, s.now, ticket, timeout, cands)
 		return s.t.Err()
+	case "shadow":
+		var ids []abi.HWID
+		for _, n := range ns {
+			ids = append(ids, s.t.Find(named(n).Key()).HWID)
+		}
+		return s.t.Shadow(s.now, ids, reason, "")
+	case "perform":
+		r, _ := abi.ParseReason(text(d, "reason", ""))
+		return s.w.perform(s.now, s.t, r, d.HasArg("lost"))
 	case "upload":
 		s.t.Upload(s.now, ticket, flows(ns), reason)
 		return s.t.Err()
@@ -162,7 +180,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) error {
 
 func (s *script) open(t *testing.T, d *datadriven.TestData, ns []int) {
 	for _, n := range ns {
-		k := s.w.open(n)
+		k := s.w.socket(n)
 		fmt.Sscan(text(d, "window", "65535"), &k.SndWnd)
 		fmt.Sscan(text(d, "state", "1"), &k.State)
 		copy(k.CongestionControl[:], text(d, "control", ""))

@@ -24,6 +24,10 @@ type world struct {
 	capacity   int
 	generation uint32
 	queue      []message
+	tasks      []task            // of the hands, under way
+	tied       map[abi.HWID]bool // to a channel
+	open       map[abi.HWID]bool // the channel is: S falls behind
+	frozen     map[abi.HWID]bool // its program is
 	refuseOwn  map[flow.Key]abi.Reason
 
 	calls  int
@@ -32,8 +36,16 @@ type world struct {
 }
 
 type place struct {
-	key   flow.Key
-	owned bool
+	key      flow.Key
+	owned    bool
+	quiet    bool // towards S
+	diverted bool
+}
+
+// A task is what hands do by themselves: attach, drain or rebuild.
+type task struct {
+	what  string
+	conns []*Conn
 }
 
 type message struct {
@@ -52,6 +64,9 @@ func newWorld() *world {
 		described: make(map[abi.HWID]bool),
 		slots:     make(map[abi.HWID]place),
 		refuseOwn: make(map[flow.Key]abi.Reason),
+		tied:      make(map[abi.HWID]bool),
+		open:      make(map[abi.HWID]bool),
+		frozen:    make(map[abi.HWID]bool),
 		capacity:  1000,
 	}
 }
@@ -63,7 +78,7 @@ func named(n int) flow.ID {
 
 func nameOf(id flow.ID) string { return fmt.Sprintf("c%d", id.Remote.Port()) }
 
-func (w *world) open(n int) *abi.KernelState {
+func (w *world) socket(n int) *abi.KernelState {
 	s := &abi.KernelState{State: tcpEstablished, MSS: 1448, SndWnd: 65535, Inode: 77}
 	w.sockets[named(n).Key()] = s
 	return s
@@ -116,6 +131,9 @@ func (w *world) Unsteer(keys []flow.Key) error {
 		return err
 	}
 	for _, k := range keys {
+		if id := w.steered[k]; w.open[id] {
+			w.log = append(w.log, "un-steered while S is behind")
+		}
 		delete(w.steered, k)
 	}
 	return nil
@@ -153,7 +171,87 @@ func (w *world) Offer(batch uint32, offers []abi.Offer) error {
 	return nil
 }
 
-var commandNames = map[abi.Type]string{abi.Own: "own", abi.Pass: "pass", abi.Release: "release"}
+var commandNames = map[abi.Type]string{
+	abi.Own: "own", abi.Pass: "pass", abi.Release: "release", abi.Divert: "divert", abi.Part: "part", abi.Resume: "resume",
+}
+
+func (w *world) Attach(c *Conn) {
+	w.log = append(w.log, "attach "+nameOf(c.Flow))
+	w.tied[c.HWID] = true
+	w.tasks = append(w.tasks, task{"attach", []*Conn{c}})
+}
+
+func (w *world) Detach(c *Conn) {
+	w.log = append(w.log, "detach "+nameOf(c.Flow))
+	delete(w.tied, c.HWID)
+	delete(w.open, c.HWID) // S is over
+}
+
+func (w *world) Join(c *Conn) error {
+	if err := w.call("join %s", nameOf(c.Flow)); err != nil {
+		return err
+	}
+	w.queue = append(w.queue, message{kind: abi.Join, ids: []abi.HWID{c.HWID}})
+	return nil
+}
+
+func (w *world) Drain(c *Conn) {
+	w.log = append(w.log, "drain "+nameOf(c.Flow))
+	w.tasks = append(w.tasks, task{"drain", []*Conn{c}})
+}
+
+func (w *world) Open(c *Conn) error {
+	if err := w.call("open %s", nameOf(c.Flow)); err != nil {
+		return err
+	}
+	w.open[c.HWID] = true
+	return nil
+}
+
+func (w *world) Rebuild(conns []*Conn) {
+	var keys []flow.Key
+	for _, c := range conns {
+		keys = append(keys, c.Key)
+	}
+	w.log = append(w.log, "rebuild "+names(keys))
+	w.tasks = append(w.tasks, task{"rebuild", slices.Clone(conns)})
+}
+
+func (w *world) Thaw(conns []*Conn) {
+	for _, c := range conns {
+		w.log = append(w.log, "thaw "+nameOf(c.Flow))
+		delete(w.frozen, c.HWID)
+		delete(w.tied, c.HWID)
+	}
+}
+
+// perform ends the first task of the hands; with a reason, without success.
+func (w *world) perform(now mono.Time, t *Table, r abi.Reason, lost bool) error {
+	k := w.tasks[0]
+	w.tasks = w.tasks[1:]
+	if r == abi.None && w.call("%s is done", k.what) != nil {
+		r = abi.InternalError
+	}
+	c := k.conns[0]
+	switch k.what {
+	case "attach":
+		if r != abi.None {
+			delete(w.tied, c.HWID)
+		}
+		return t.Attached(now, c.HWID, r, r.Text())
+	case "drain":
+		return t.Drained(now, c.HWID, r, r.Text())
+	}
+	var ends []Rebuilt
+	for _, c := range k.conns {
+		if r == abi.None || lost {
+			w.frozen[c.HWID] = true
+			delete(w.open, c.HWID)
+		}
+		ends = append(ends, Rebuilt{HWID: c.HWID, Reason: r, Detail: r.Text(), Lost: lost})
+	}
+	return t.Rebuilt(now, ends)
+}
 
 func (w *world) Command(m abi.Type, ids []abi.HWID) error {
 	var keys []flow.Key
@@ -206,7 +304,21 @@ func (w *world) obey(m abi.Type, id abi.HWID) abi.Answer {
 		}
 		p.owned = true
 	case abi.Pass:
+		if w.open[id] || p.quiet {
+			w.log = append(w.log, "passed while S is behind")
+		}
 		p.owned = false
+	case abi.Join:
+		p.quiet = true
+	case abi.Divert:
+		p.diverted = true
+	case abi.Part:
+		p.diverted = false
+	case abi.Resume:
+		if w.open[id] {
+			w.log = append(w.log, "resumed while S is behind")
+		}
+		p.quiet = false
 	case abi.Release:
 		delete(w.slots, id)
 		return abi.Answer{HWID: id}
@@ -235,6 +347,18 @@ func (w *world) check(t *Table) error {
 		case !w.described[c.HWID] || !w.slots[c.HWID].owned:
 			return fmt.Errorf("%s is owned and the device does not own it", nameOf(c.Flow))
 		}
+	}
+	for _, c := range t.flows {
+		p, bypassed := w.slots[c.HWID], c.Attachment == abi.AttachBypass
+		if w.tied[c.HWID] != bypassed || w.open[c.HWID] != bypassed || p.diverted != bypassed || p.quiet != bypassed {
+			return fmt.Errorf("%s has attachment %d: tied %v, open %v, %+v", nameOf(c.Flow), c.Attachment, w.tied[c.HWID], w.open[c.HWID], p)
+		}
+	}
+	if n := len(w.frozen); n != 0 {
+		return fmt.Errorf("%d programs stay frozen", n)
+	}
+	if len(w.tied) > len(t.flows) || len(w.open) > len(w.tied) {
+		return fmt.Errorf("%d tied and %d open of %d connections", len(w.tied), len(w.open), len(t.flows))
 	}
 	if len(w.slots) != len(t.flows) {
 		return fmt.Errorf("the device has %d connections, the table %d", len(w.slots), len(t.flows))

@@ -26,14 +26,38 @@ type Hands interface {
 	Describe(c *Conn) error
 	// Offer sends an Admit of at most abi.MaxEntries offers.
 	Offer(batch uint32, offers []abi.Offer) error
-	// Command sends an Own, Pass or Release of at most abi.MaxEntries ids.
+	// Command sends an Own, Pass, Release, Divert, Part or Resume of at most
+	// abi.MaxEntries ids.
 	Command(t abi.Type, ids []abi.HWID) error
+
+	// Attach begins to make a channel and to tie it to the program's socket,
+	// closed. Table.Attached is to be called when it has come to an end.
+	Attach(c *Conn)
+	// Detach is the undo of Attach, also of one that has not ended.
+	Detach(c *Conn)
+	// Join sends a Join with the connection's channel.
+	Join(c *Conn) error
+	// Drain begins to wait until the program has read all that its socket
+	// received; then, or when that takes too long, Table.Drained is to be called.
+	Drain(c *Conn)
+	// Open has what the program sends go to the channel, and keeps the wire's
+	// frames from its socket.
+	Open(c *Conn) error
+	// Rebuild begins to freeze the programs of connections and to bring their
+	// sockets in step with the wire, together; Table.Rebuilt is to be called.
+	// Where it succeeded, or the socket was lost, the program stays frozen until Thaw.
+	Rebuild(conns []*Conn)
+	// Thaw lets programs go on, with their sockets in step, and ends the
+	// channels.
+	Thaw(conns []*Conn)
 }
 
 // Limits are how long the device may take to answer.
 type Limits struct {
 	Answer time.Duration // Admit, Pass and Release
 	Own    time.Duration // Own, where the request names no other
+	// Rebuild is how long the hands may take to bring sockets in step.
+	Rebuild time.Duration
 }
 
 // ErrBroken says that device or steering cannot be relied upon any more: the
@@ -43,8 +67,8 @@ var ErrBroken = errors.New("handover: device cannot be relied upon")
 // A Table is the connections of one device, with the moves under way. It
 // keeps these promises, from one call to the next:
 //
-//  1. A flow is steered if and only if its connection is Owning, Owned or
-//     Passing.
+//  1. A flow is steered if and only if its connection is Owning, Owned,
+//     Passing, or between shadow and bypass.
 //  2. The device knows of no connection that the Table does not, except those
 //     whose Release it did not answer in time.
 //  3. Every Offload and Upload gives exactly one Outcome for each connection
@@ -61,6 +85,7 @@ type Table struct {
 	batch   uint32
 	done    []Outcome
 	broken  error
+	dead    bool // there has been no device since Lost
 
 	keys   []flow.Key // scratch
 	ids    []abi.HWID
@@ -124,6 +149,7 @@ func (t *Table) finish(now mono.Time, c *Conn, k Kind) {
 		Kind: k, Ticket: c.ticket, Flow: c.Flow, HWID: c.HWID, Inode: c.State.Inode,
 		Reason: c.reason, Detail: c.detail,
 		Took: now.Sub(c.since), Stall: c.stall, Bytes: c.bytes,
+		Attachment: c.Attachment, Short: c.short,
 	})
 	c.ticket = 0
 }

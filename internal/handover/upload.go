@@ -29,7 +29,7 @@ func (t *Table) Upload(now mono.Time, ticket uint64, ids []flow.ID, why abi.Reas
 		}
 		t.done = append(t.done, Outcome{Kind: Refused, Ticket: ticket, Flow: id, Reason: r, Detail: r.Text()})
 	}
-	t.pass(now, conns, Uploaded, why, "")
+	t.leave(now, conns, Uploaded, why, "")
 }
 
 // UploadAll sends every connection home, also those that are on their way to
@@ -45,11 +45,14 @@ func (t *Table) UploadAll(now mono.Time, why abi.Reason) {
 			owning = append(owning, c)
 		case Admitting:
 			c.reason, c.detail = why, why.Text() // undone as soon as it is admitted
+		case Passing, Releasing:
+		default:
+			c.recalled, c.stays = why, false
 		}
 	}
 	slices.SortFunc(owned, byID)
 	slices.SortFunc(owning, byID)
-	t.pass(now, owned, Uploaded, why, "")
+	t.leave(now, owned, Uploaded, why, "")
 	t.pass(now, owning, Refused, why, why.Text())
 }
 
@@ -120,6 +123,13 @@ func (t *Table) home(now mono.Time, c *Conn) {
 // notice handles what the device says by itself.
 func (t *Table) notice(now mono.Time, c *Conn, a *abi.Answer) {
 	over := a.Reason == abi.Closed || a.Reason == abi.ResetByPeer || a.Reason == abi.ResetByProgram || a.Reason == abi.NoConnection
+	if over && (c.bypassMoving() || c.Phase == Owned && c.Attachment == abi.AttachBypass) {
+		if c.Phase == Owned {
+			c.since = now
+		}
+		t.overInBypass(now, c, a.Reason)
+		return
+	}
 	switch c.Phase {
 	case Owning:
 		c.end = Refused
@@ -128,15 +138,18 @@ func (t *Table) notice(now mono.Time, c *Conn, a *abi.Answer) {
 		if over {
 			c.end = Over
 		}
-	default:
+	case Passing, Releasing:
 		return // it is on its way home
+	default: // between shadow and bypass
+		c.recalled = a.Reason
+		return
 	}
 	if over {
 		c.reason, c.detail = a.Reason, a.Reason.Text()
 		t.unsteer(now, []*Conn{c})
 		return
 	}
-	t.pass(now, []*Conn{c}, c.end, a.Reason, a.Reason.Text())
+	t.leave(now, []*Conn{c}, c.end, a.Reason, a.Reason.Text())
 }
 
 // Gone ends connections that the kernel has no socket for any more.
@@ -160,7 +173,11 @@ func (t *Table) Answer(now mono.Time, h abi.Header, answers []abi.Answer) error 
 		t.admitted(now, h.Batch, answers)
 	case abi.Passing:
 		t.passing(now, answers)
-	case abi.Owned, abi.Released, abi.Notice:
+	case abi.Parted:
+		t.parted(now, answers)
+	case abi.Resumed:
+		t.resumed(now, answers)
+	case abi.Owned, abi.Released, abi.Notice, abi.Joined, abi.Diverted:
 		t.each(now, h.Type, answers)
 	default:
 		t.fail("message of type %d is not the device's to send", h.Type)
@@ -180,6 +197,10 @@ func (t *Table) each(now mono.Time, m abi.Type, answers []abi.Answer) {
 			t.owned(now, c, a)
 		case m == abi.Notice:
 			t.notice(now, c, a)
+		case m == abi.Joined:
+			t.joined(now, c, a)
+		case m == abi.Diverted:
+			t.diverted(now, c, a)
 		case c.Phase == Releasing:
 			t.home(now, c)
 		}
@@ -188,7 +209,7 @@ func (t *Table) each(now mono.Time, m abi.Type, answers []abi.Answer) {
 
 // Advance undoes or ends what has waited for its time.
 func (t *Table) Advance(now mono.Time) error {
-	var expired [Releasing + 1][]*Conn
+	var expired [phases][]*Conn
 	for c := range t.moving {
 		if now >= c.deadline {
 			expired[c.Phase] = append(expired[c.Phase], c)
@@ -208,6 +229,9 @@ func (t *Table) Advance(now mono.Time) error {
 	for _, c := range expired[Releasing] {
 		t.home(now, c)
 	}
+	for p := Attaching; p < phases; p++ {
+		t.lateBypass(now, p, expired[p])
+	}
 	return t.broken
 }
 
@@ -217,10 +241,15 @@ func byID(a, b *Conn) int { return cmp.Compare(a.HWID, b.HWID) }
 // fenced the device first. On an error the flows are still in the steering
 // map, which is harmless while the fence stands; call again.
 func (t *Table) Lost(now mono.Time, why abi.Reason) error {
+	t.dead = true
 	all := make([]*Conn, 0, len(t.flows))
 	for _, c := range t.flows {
-		all = append(all, c)
+		if !c.orphan {
+			all = append(all, c)
+		}
 	}
+	slices.SortFunc(all, byID)
+	all = t.loseBypass(now, all, why)
 	if len(all) > 0 {
 		if err := t.hands.Unsteer(t.keysOf(all)); err != nil {
 			return err
@@ -241,9 +270,15 @@ func (t *Table) lose(now mono.Time, c *Conn, why abi.Reason) {
 		c.since, c.end = now, Uploaded
 	case Admitting, Owning:
 		c.end = Refused
+	case Attaching, Joining, Draining, Resuming:
+		c.end = Uploaded
 	}
-	if c.Phase <= Owned {
+	if c.Phase <= Owned || c.bypassMoving() {
 		c.reason, c.detail = why, why.Text()
 	}
 	t.home(now, c)
 }
+
+// Serve says that there is a device, after Lost. No connection of the one before
+// is left.
+func (t *Table) Serve() { t.dead = false }

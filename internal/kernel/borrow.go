@@ -28,6 +28,20 @@ func Borrow(o Owner, inode uint64, use func(fd int) error) (err error) {
 	return use(fd)
 }
 
+// Take is Borrow for who keeps the descriptor for longer, and closes it.
+func Take(o Owner, inode uint64) (int, error) {
+	fd, err := take(o)
+	if err != nil {
+		return -1, fmt.Errorf("descriptor %d of process %d: %w", o.FD, o.PID, err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Ino != inode || st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		unix.Close(fd)
+		return -1, fmt.Errorf("descriptor %d of process %d is not of that socket any more", o.FD, o.PID)
+	}
+	return fd, nil
+}
+
 func take(o Owner) (int, error) {
 	p, err := unix.PidfdOpen(o.PID, 0)
 	if err != nil {

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"toehold/internal/flow"
 )
 
 // Channels have local addresses from 127.128.0.0/9, which nothing is ever sent
@@ -95,6 +98,11 @@ func nextChannel() *unix.SockaddrInet4 {
 	sa := &unix.SockaddrInet4{Port: channelPort}
 	binary.BigEndian.PutUint32(sa.Addr[:], firstChannel+lastChannel.Add(1)%channels)
 	return sa
+}
+
+// IsChannel reports whether a connection is a channel, of whatever process.
+func IsChannel(id flow.ID) bool {
+	return id.Remote == netip.AddrPortFrom(netip.AddrFrom4(channelPeer.Addr), channelPort) && id.Local.Port() == channelPort
 }
 
 // CloseChannel closes a channel without a word on the loopback interface.

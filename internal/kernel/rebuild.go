@@ -7,6 +7,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"toehold/internal/flow"
 )
 
 // A RebuildError says which step of a rebuild failed, and what that left.
@@ -127,6 +129,16 @@ func (r *Rebuild) reachable() error {
 		return fmt.Errorf("bind to %v: %w", r.Flow.Local.Addr(), err)
 	}
 	return unix.Connect(fd, r.address(r.Flow.Remote))
+}
+
+// Reachable says whether a socket could be rebuilt now: there is a route to its
+// peer from its address.
+func Reachable(fd int, id flow.ID) error {
+	r := &Rebuild{Flow: id}
+	if err := r.keep(fd); err != nil {
+		return err
+	}
+	return r.reachable()
 }
 
 // address is that of an end in the socket's own family.

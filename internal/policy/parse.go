@@ -279,7 +279,7 @@ func (r *reader) rule(n ast.Node) (rule Rule, name *token.Token) {
 		key{"when", false, func(n ast.Node) { rule.Condition = r.condition(n) }},
 		key{"action", true, func(n ast.Node) { rule.Action = r.action(n, "the action", Offload, Upload, Never, Leave) }},
 		key{"for", false, func(n ast.Node) { given.hold = n.GetToken(); rule.For = r.duration(n, "for", 0) }},
-		key{"attachment", false, offloads(func(n ast.Node) { rule.Attachment = r.oneOf(n, "attachment", []string{Shadow}) })},
+		key{"attachment", false, offloads(func(n ast.Node) { rule.Attachment = r.oneOf(n, "attachment", []string{Shadow, Bypass}) })},
 		key{"priority", false, offloads(func(n ast.Node) { rule.Priority = r.number(n, "priority", -1000, 1000) })},
 		key{"device", false, offloads(func(n ast.Node) { rule.Device = r.oneOf(n, "device", r.known.Devices) })},
 		key{"congestion_control", false, offloads(func(n ast.Node) {

@@ -26,7 +26,7 @@ type Rule struct {
 	Condition  *Condition // nil: every connection
 	Action     Action
 	For        time.Duration // how long it must have matched before anything is moved, and have failed before what it moved is
-	Attachment string        // "" or Shadow
+	Attachment string        // "", Shadow or Bypass
 	Priority   int           // of several that want to move, the highest goes first
 	Device     string        // uplink whose device is meant, "": that of the connection's route
 	Congestion string        // control on the device, "": the connection's own
@@ -58,6 +58,7 @@ const (
 	InKernel = "kernel"
 	OnDevice = "device"
 	Shadow   = "shadow"
+	Bypass   = "bypass"
 )
 
 // Limits bound how fast connections move.

@@ -78,6 +78,19 @@ func UnmapBlocks(blocks []abi.Block) error {
 	return unix.MunmapPtr(unsafe.Pointer(&blocks[0]), size)
 }
 
+// ReadLedger copies a ledger, also one whose writer died while it wrote: each
+// change of it is a single store.
+func ReadLedger(l *abi.LedgerPart) (to abi.LedgerPart) {
+	if Read(&l.Sequence, l, &to) {
+		return to
+	}
+	to.HWID = abi.HWID(atomic.LoadUint64((*uint64)(&l.HWID)))
+	to.Taken, to.Delivered = atomic.LoadUint64(&l.Taken), atomic.LoadUint64(&l.Delivered)
+	to.SndStart, to.SndUna = atomic.LoadUint32(&l.SndStart), atomic.LoadUint32(&l.SndUna)
+	to.SndEnd, to.RcvStart, to.HostNxt = atomic.LoadUint32(&l.SndEnd), atomic.LoadUint32(&l.RcvStart), atomic.LoadUint32(&l.HostNxt)
+	return to
+}
+
 // Publish runs write, which changes the part that sequence stands at the
 // head of. A part has one writer, so writers need no lock between them.
 func Publish(sequence *uint64, write func()) {

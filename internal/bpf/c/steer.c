@@ -141,6 +141,17 @@ struct too_big6 {
 	struct ipv6 quoted;
 };
 
+/* The two ports as they stand in a frame. */
+static ALWAYS_INLINE u16 ports_source(u32 ports)
+{
+	return ports & 0xffff;
+}
+
+static ALWAYS_INLINE u16 ports_destination(u32 ports)
+{
+	return ports >> 16;
+}
+
 static ALWAYS_INLINE struct control *get_control(void)
 {
 	u32 zero = 0;
@@ -408,7 +419,98 @@ static ALWAYS_INLINE int same(const struct flow_key *a, const struct flow_key *b
 	       x[4] == y[4];
 }
 
-/* Keeps from the kernel what the filter took. */
+enum {
+	NEXT_HOP_BY_HOP = 0,
+	NEXT_ROUTING = 43,
+	NEXT_DESTINATION = 60,
+	MAX_EXTENSIONS = 6,
+};
+
+/* Finds the flow of a TCP frame whatever options, extensions and fragments it
+ * has. All fragments but the first have no ports; without that one, nobody
+ * puts them together. */
+static ALWAYS_INLINE int any_flow4(struct __sk_buff *skb, u32 at,
+				   struct flow_key *k)
+{
+	struct ipv4 ip;
+	u32 ports;
+
+	if (bpf_skb_load_bytes(skb, at, &ip, 20) || ip.protocol != IPPROTO_TCP ||
+	    ip.fragment & htons(FRAGMENT_OFFSET))
+		return 0;
+	at += (ip.version_ihl & 0xf) * 4;
+	if (bpf_skb_load_bytes(skb, at, &ports, sizeof(ports)))
+		return 0;
+	__builtin_memcpy(k->local, ip.destination, 4);
+	__builtin_memcpy(k->remote, ip.source, 4);
+	k->local_port = ports_destination(ports);
+	k->remote_port = ports_source(ports);
+	k->family = 4;
+	return 1;
+}
+
+static ALWAYS_INLINE int any_flow6(struct __sk_buff *skb, u32 at,
+				   struct flow_key *k)
+{
+	struct ipv6 ip;
+	struct {
+		u8 next, length;
+		u16 offset; /* of a fragment */
+	} extension;
+	u32 ports;
+	u8 next;
+
+	if (bpf_skb_load_bytes(skb, at, &ip, 40))
+		return 0;
+	next = ip.next_header;
+	at += 40;
+	for (int i = 0; i < MAX_EXTENSIONS && next != IPPROTO_TCP; i++) {
+		if (next != NEXT_HOP_BY_HOP && next != NEXT_ROUTING &&
+		    next != NEXT_DESTINATION && next != IPPROTO_FRAGMENT)
+			return 0;
+		if (bpf_skb_load_bytes(skb, at, &extension, sizeof(extension)))
+			return 0;
+		if (next == IPPROTO_FRAGMENT) {
+			if (extension.offset & htons(FRAGMENT_OFFSET6))
+				return 0;
+			extension.length = 0;
+		}
+		at += 8 + extension.length * 8;
+		next = extension.next;
+	}
+	if (next != IPPROTO_TCP ||
+	    bpf_skb_load_bytes(skb, at, &ports, sizeof(ports)))
+		return 0;
+	__builtin_memcpy(k->local, ip.destination, 16);
+	__builtin_memcpy(k->remote, ip.source, 16);
+	k->local_port = ports_destination(ports);
+	k->remote_port = ports_source(ports);
+	k->family = 6;
+	return 1;
+}
+
+/* Reports that a frame is of a flow whose S is behind the wire: it would take
+ * the frame for something else, so nobody but the device may have it. */
+static ALWAYS_INLINE int not_for_socket(struct __sk_buff *skb,
+					struct control *c)
+{
+	u32 at = c->link_header;
+	struct flow_key k = {};
+	struct flow_entry *f;
+	int is = 0;
+
+	if (!*(volatile u32 *)&c->bypassing || skb->vlan_present ||
+	    at > ETHER_HEADER)
+		return 0;
+	if (skb->protocol == htons(ETH_P_IP))
+		is = any_flow4(skb, at, &k);
+	else if (skb->protocol == htons(ETH_P_IPV6))
+		is = any_flow6(skb, at, &k);
+	f = is ? bpf_map_lookup_elem(&flows, &k) : 0;
+	return f && f->bypassed;
+}
+
+/* Keeps from the kernel what the filter took, and what S must not have. */
 SEC("tcx/ingress")
 int ingress(struct __sk_buff *skb)
 {
@@ -424,14 +526,12 @@ int ingress(struct __sk_buff *skb)
 		return TCX_NEXT;
 	}
 	len = t->len;
-	if (len == 0)
-		return TCX_NEXT;
 	t->len = 0;
-	if (len != skb->len || !parse(skb, c, &p) || p.seq != t->seq)
-		return TCX_NEXT;
+	if (len == 0 || len != skb->len || !parse(skb, c, &p) || p.seq != t->seq)
+		return not_for_socket(skb, c) ? TCX_DROP : TCX_NEXT;
 	reverse(&p.key);
 	if (!same(&p.key, &t->key))
-		return TCX_NEXT;
+		return not_for_socket(skb, c) ? TCX_DROP : TCX_NEXT;
 	count(&c->dropped);
 	return TCX_DROP;
 }
@@ -525,6 +625,8 @@ int egress(struct __sk_buff *skb)
 	if (!f)
 		return TCX_NEXT;
 	if (!alive(c)) {
+		if (f->bypassed)
+			return TCX_DROP; /* the peer would not know it */
 		count(&c->bypassed);
 		return TCX_NEXT;
 	}

@@ -22,13 +22,14 @@ struct control {
 	u32 fenced, host_port, uplink, link_header;
 	u64 to_device, injected, dropped, bypassed, fences;
 	u64 dead_hops[7];
+	u32 bypassing, zero;
 	u8 load[296]; /* struct abi.Load; not looked into by any program */
 };
 
 struct flow_entry {
 	u64 hwid;
 	u32 mark, priority; /* of S's last frame, with seen */
-	u32 seen, zero;
+	u32 seen, bypassed;
 };
 
 /* As far as programs look into it. */

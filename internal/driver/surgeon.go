@@ -1,0 +1,461 @@
+package driver
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"toehold/internal/abi"
+	"toehold/internal/bpf"
+	"toehold/internal/flow"
+	"toehold/internal/freeze"
+	"toehold/internal/handover"
+	"toehold/internal/kernel"
+	"toehold/internal/seqnum"
+	"toehold/internal/shm"
+	"toehold/internal/tcb"
+)
+
+// A surgeon works on the sockets of programs: ties channels to them, and brings
+// them in step with the wire while their programs are frozen. There is one, as
+// a process can be frozen by one at a time. It works off what it is given to do
+// in order.
+type surgeon struct {
+	log *slog.Logger
+
+	mu     sync.Mutex
+	jobs   []func()
+	closed bool
+	wake   chan struct{} // has room for one
+	ended  chan struct{}
+}
+
+func newSurgeon(log *slog.Logger) *surgeon {
+	s := &surgeon{log: log, wake: make(chan struct{}, 1), ended: make(chan struct{})}
+	go s.run()
+	return s
+}
+
+// do has f done. It does not block: there are no more jobs than connections.
+func (s *surgeon) do(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.jobs = append(s.jobs, f)
+	s.nudge()
+}
+
+func (s *surgeon) nudge() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (s *surgeon) run() {
+	defer close(s.ended)
+	for range s.wake {
+		for f, closed := s.next(); f != nil || closed; f, closed = s.next() {
+			if f == nil {
+				return
+			}
+			f()
+		}
+	}
+}
+
+func (s *surgeon) next() (f func(), closed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.jobs) == 0 {
+		return nil, s.closed
+	}
+	f, s.jobs = s.jobs[0], s.jobs[1:]
+	return f, s.closed
+}
+
+// end has everything done and ends the surgeon.
+func (s *surgeon) end() {
+	s.mu.Lock()
+	s.closed = true
+	s.nudge()
+	s.mu.Unlock()
+	<-s.ended
+}
+
+// prepare makes a channel for a program's socket, if the program is one that
+// will not notice.
+func (s *surgeon) prepare(set *bpf.Set, ch *channel) (why abi.Reason, detail string) {
+	if set == nil {
+		return abi.UplinkGone, errNoInterface.Error()
+	}
+	if err := set.OpenChannels(); err != nil {
+		return abi.ChannelFailed, err.Error()
+	}
+	if err := findOwners([]*channel{ch}); err != nil {
+		return abi.NoOwner, err.Error()
+	}
+	err := kernel.Borrow(ch.owners[0], ch.inode, func(fd int) (err error) {
+		if why, detail = s.screen(fd, ch); why == abi.None {
+			ch.fd, err = kernel.OpenChannel()
+		}
+		return err
+	})
+	if err != nil {
+		return abi.ChannelFailed, err.Error()
+	}
+	return why, detail
+}
+
+// tie ties S to the channel.
+func (ch *channel) tie(set *bpf.Set) error {
+	return kernel.Borrow(ch.owners[0], ch.inode, func(fd int) (err error) {
+		if ch.lowat, err = unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT); err != nil {
+			return fmt.Errorf("TCP_NOTSENT_LOWAT: %w", err)
+		}
+		err = set.Tie(ch.id.Index(), fd, ch.fd, channelLimit)
+		ch.tied = err == nil
+		return err
+	})
+}
+
+// screen says why a socket cannot be bypassed.
+func (s *surgeon) screen(fd int, ch *channel) (abi.Reason, string) {
+	why, detail := new(kernel.Screen).Bypassable(fd, ch.owners)
+	if why != abi.None && detail == "" {
+		detail = why.Text()
+	}
+	return why, detail
+}
+
+// untie gives a channel up whose S is over, or was never tied.
+func (s *surgeon) untie(set *bpf.Set, ch *channel) {
+	if ch.tied && set != nil {
+		if err := set.Untie(ch.id.Index()); err != nil {
+			s.log.Debug("channel not untied", "id", ch.id, "err", err)
+		}
+	}
+	ch.close(s.log)
+}
+
+// close closes C, which nothing is tied to any more.
+func (ch *channel) close(log *slog.Logger) {
+	if ch.fd < 0 {
+		return
+	}
+	if err := kernel.CloseChannel(ch.fd); err != nil {
+		log.Debug("channel not closed", "id", ch.id, "err", err)
+	}
+	ch.fd, ch.tied = -1, false
+}
+
+// findOwners finds who has the sockets of those channels of which it is not
+// known.
+func findOwners(channels []*channel) error {
+	var inodes []uint64
+	for _, ch := range channels {
+		if len(ch.owners) == 0 {
+			inodes = append(inodes, ch.inode)
+		}
+	}
+	if len(inodes) == 0 {
+		return nil
+	}
+	owners, err := kernel.FindAllOwners(inodes)
+	if err != nil {
+		return err
+	}
+	for _, ch := range channels {
+		if len(ch.owners) == 0 {
+			ch.owners = owners[ch.inode]
+		}
+		if len(ch.owners) == 0 {
+			err = errors.Join(err, fmt.Errorf("no process has the socket with inode %d", ch.inode))
+		}
+	}
+	return err
+}
+
+// A patient is a connection whose socket is to be brought in step.
+type patient struct {
+	*channel
+	state abi.KernelState // as last probed: what does not change
+
+	fd   int             // S
+	made *kernel.Rebuild // what it is now
+	end  handover.Rebuilt
+	done bool
+}
+
+// An operation is the rebuilding of several connections' sockets.
+type operation struct {
+	log      *slog.Logger
+	blocks   []abi.Block
+	rings    []byte
+	left     <-chan struct{} // closed when the device that had them is gone; nil: it is not
+	patients []*patient
+	rebuilt  func([]handover.Rebuilt)           // is told the ends; thaw is to be called of those that succeeded or are lost
+	alive    bool                               // there is a device that goes on with them
+	untie    func(*channel) error               // its sockets are plain ones then
+	seat     func(k flow.Key, set bpf.OrderSet) // notes in S's seat what is done with it
+}
+
+const (
+	freezeLimit = 50 * time.Millisecond
+	goneLimit   = 5 * time.Second // for a device that was killed to end
+	thawLimit   = 5 * time.Second // a loop that takes longer is a fault of ours
+	tryAgain    = 20 * time.Millisecond
+)
+
+// run freezes the programs, rebuilds the sockets, and lets the programs go on
+// when the device has been told.
+func (o *operation) run() {
+	o.await()
+	frozen := o.freeze()
+	defer func() {
+		for _, f := range frozen {
+			if err := f.Thaw(); err != nil {
+				o.log.Error("a program was not let go on", "err", err)
+			}
+		}
+	}()
+	ends := make([]handover.Rebuilt, len(o.patients))
+	for i, p := range o.patients {
+		if p.end.Reason == abi.None {
+			o.rebuild(p)
+		}
+		p.end.HWID = p.id
+		ends[i] = p.end
+	}
+	o.rebuilt(ends)
+	o.finish()
+}
+
+// await waits until a device that was killed cannot touch anything any more.
+func (o *operation) await() {
+	if o.left == nil {
+		return
+	}
+	select {
+	case <-o.left:
+	case <-time.After(goneLimit):
+		o.log.Error("a killed device does not end")
+	}
+}
+
+// freeze freezes all that have the sockets. Patients whose programs it cannot
+// freeze get their end.
+func (o *operation) freeze() map[int]*freeze.Frozen {
+	channels := make([]*channel, len(o.patients))
+	for i, p := range o.patients {
+		channels[i] = p.channel
+		p.owners = nil // there may be others by now
+	}
+	if err := findOwners(channels); err != nil {
+		o.log.Debug("owners", "err", err)
+	}
+	frozen, failed := make(map[int]*freeze.Frozen), make(map[int]error)
+	for _, p := range o.patients {
+		for _, owner := range p.owners {
+			if frozen[owner.PID] == nil && failed[owner.PID] == nil {
+				frozen[owner.PID], failed[owner.PID] = freeze.Freeze(freezeLimit, owner.PID)
+			}
+			if err := failed[owner.PID]; err != nil {
+				p.fail(notFrozen(err), fmt.Sprintf("process %d: %v", owner.PID, err))
+			}
+		}
+	}
+	for pid, f := range frozen {
+		if f == nil {
+			delete(frozen, pid)
+		}
+	}
+	return frozen
+}
+
+func notFrozen(err error) abi.Reason {
+	if errors.Is(err, freeze.ErrTraced) {
+		return abi.Traced
+	}
+	return abi.NotFrozen
+}
+
+func (p *patient) fail(why abi.Reason, detail string) {
+	p.end.Reason, p.end.Detail = why, detail
+}
+
+// rebuild brings one socket in step.
+func (o *operation) rebuild(p *patient) {
+	p.fd = -1
+	if len(p.owners) == 0 {
+		p.fail(abi.NoOwner, abi.NoOwner.Text())
+		return
+	}
+	fd, err := kernel.Take(p.owners[0], p.inode)
+	if err != nil {
+		p.fail(abi.NotFrozen, err.Error())
+		return
+	}
+	p.fd = fd
+	if err := o.restore(p); err != nil {
+		p.fail(abi.NotRebuilt, err.Error())
+		return
+	}
+	p.done = true
+}
+
+// restore finds out what S is to be, and makes it so. Once something was taken
+// out of the queues there is no way back: an error that comes after is the end of
+// the connection.
+func (o *operation) restore(p *patient) error {
+	b := &o.blocks[p.id.Index()]
+	l, h := shm.ReadLedger(&b.Ledger), hardwareIn(o.blocks, p.id)
+	if err := kernel.Reachable(p.fd, p.flow); err != nil {
+		return err
+	}
+	p.end.Lost = true // until it is done
+	o.seat(p.flow.Key(), bpf.SetKept)
+	taken := b.Channel.Taken
+	waiting, _, err := kernel.TakeUnread(p.channel.fd)
+	if err != nil {
+		return err
+	}
+	unread, _, err := kernel.TakeUnread(p.fd)
+	if err != nil {
+		return err
+	}
+	if err := o.untie(p.channel); err != nil {
+		return err
+	}
+	r, err := kernel.Salvage(p.fd, p.flow)
+	if err != nil {
+		return err
+	}
+	given := b.Channel.Read // now that nothing is unread
+	if o.alive {
+		given = l.Delivered
+	}
+	if l.HWID != p.id { // the device died before it had begun
+		r.Unread = [][]byte{unread}
+		if len(waiting) > 0 {
+			r.Sent, r.Unsent = nil, slices.Concat([][]byte{waiting}, r.Sent, r.Unsent)
+		}
+	} else if err := reckon(r, &l, taken, given, h, ringOf(o.rings, p.id), waiting, unread); err != nil {
+		return err
+	}
+	if err := kernel.Restore(p.fd, r); err != nil {
+		return err
+	}
+	o.seat(p.flow.Key(), bpf.SetRebuilt)
+	p.end.Lost, p.made = false, r
+	return nil
+}
+
+// ringOf is the memory of a connection's unacknowledged octets.
+func ringOf(rings []byte, id abi.HWID) []byte {
+	at := int(id.Index()) * abi.RingSize
+	return rings[at : at+abi.RingSize]
+}
+
+// finish ends repair mode, sends what was not sent yet, and closes the
+// channels, as the loop says that the device has been told.
+func (o *operation) finish() {
+	late := time.NewTimer(thawLimit)
+	defer late.Stop()
+	for _, p := range o.patients {
+		if p.done || p.end.Lost {
+			select {
+			case <-p.thawed:
+			case <-late.C:
+				o.log.Error("the loop does not say that a program may go on", "id", p.id)
+				late.Reset(0)
+			}
+		}
+		if p.done {
+			if err := o.conclude(p); err != nil {
+				o.log.Error("a socket is in step, and not all of it is as it should be", "flow", p.flow, "err", err)
+			}
+		}
+		if p.fd >= 0 {
+			unix.Close(p.fd)
+		}
+		if p.done || p.end.Lost {
+			p.channel.close(o.log)
+		}
+	}
+}
+
+// conclude ends the repair of one socket. Without a device nobody says the peer's
+// FIN again: its program is to see the end all the same.
+func (o *operation) conclude(p *patient) error {
+	// With the one of the bypass, S would take no more than an octet.
+	err := unix.SetsockoptInt(p.fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, p.lowat)
+	err = errors.Join(err, kernel.Finish(p.fd, p.made, !o.alive))
+	if p.made.PeerFIN && !o.alive {
+		err = errors.Join(err, unix.Shutdown(p.fd, unix.SHUT_RD))
+	}
+	return err
+}
+
+// reckon makes of S as it was what it has to be, from what the device's ledger,
+// the BPF programs' counts, the ring and the two queues have of the connection
+// (docs/CRASH.md). h is nil when the device has died in the middle of writing it.
+func reckon(r *kernel.Rebuild, l *abi.LedgerPart, taken, given uint64, h *abi.HardwarePart, ring, waiting, unread []byte) error {
+	una, start := seqnum.Value(l.SndUna), seqnum.Value(l.SndStart)
+	// What was received from the channel is in the ring, entered or not.
+	end := seqnum.Value(l.HostNxt).Add(uint32(taken))
+	if !start.LessEq(end) || !una.LessEq(end) || end.Sub(seqnum.Max(una, start)) > abi.RingSize {
+		return fmt.Errorf("the ledger makes no sense: %+v, %d octets taken", *l, taken)
+	}
+	queue := slices.Concat(append(r.Sent, r.Unsent...)...) // S's own, from r.SndUna on
+	first := seqnum.Value(r.SndUna)
+	var sent [][]byte
+	if una.Less(start) { // from before the divert: S has it
+		from, to := una.Sub(first), start.Sub(first)
+		if from > to || int(to) > len(queue) {
+			return fmt.Errorf("its own queue has %d octets from %d on, and not those from %d to %d", len(queue), first, una, start)
+		}
+		sent = append(sent, queue[from:to])
+	}
+	sent = append(sent, around(ring, seqnum.Max(una, start), end)...)
+	beyond := seqnum.Value(l.HostNxt).Sub(first)
+	if int(beyond) > len(queue) {
+		return fmt.Errorf("its own queue has %d octets from %d on, and was taken up to %d", len(queue), first, l.HostNxt)
+	}
+	peerEdge, ourEdge := una.Add(r.SndWnd), seqnum.Value(r.RcvWup).Add(r.RcvWnd)
+	if h != nil {
+		peerEdge = seqnum.Value(h.SndUna).Add(h.SndWnd)
+		ourEdge = seqnum.Value(h.RcvAcked).Add(h.RcvWnd)
+	}
+	r.SndUna, r.RcvNxt = l.SndUna, l.RcvStart+uint32(given)
+	r.Sent, r.Unsent, r.Unread = sent, [][]byte{waiting, queue[beyond:]}, [][]byte{unread}
+	r.SndWnd, r.SndWL1 = distance(una, peerEdge), r.RcvNxt
+	r.MaxWnd = max(r.MaxWnd, r.SndWnd)
+	r.RcvWup, r.RcvWnd = r.RcvNxt, distance(seqnum.Value(r.RcvNxt), ourEdge)
+	return nil
+}
+
+// distance is how far to is after from, 0 if it is not.
+func distance(from, to seqnum.Value) uint32 {
+	if to.LessEq(from) {
+		return 0
+	}
+	return min(to.Sub(from), tcb.MaxWindow)
+}
+
+// around is what the ring has from one sequence number to another, in pieces.
+func around(ring []byte, from, to seqnum.Value) [][]byte {
+	size := uint32(len(ring))
+	at, n := uint32(from)%size, to.Sub(from)
+	switch {
+	case n == 0:
+		return nil
+	case at+n <= size:
+		return [][]byte{ring[at : at+n]}
+	}
+	return [][]byte{ring[at:], ring[:at+n-size]}
+}
