@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"toehold/internal/driver"
 	"toehold/internal/rig"
 )
 
@@ -174,16 +175,35 @@ func startDialogues(t *testing.T, r *rig.Rig) []*dialogue {
 	return all
 }
 
+// attachments are how a device can have a connection: by what it is brought
+// there.
+var attachments = map[string]func(*rig.Rig, context.Context, driver.Selector) (driver.Result, error){
+	driver.Shadow: (*rig.Rig).Offload,
+	driver.Bypass: (*rig.Rig).Bypass,
+}
+
+// eachAttachment runs a test with each.
+func eachAttachment(t *testing.T, f func(t *testing.T, attachment string)) {
+	for attachment := range attachments {
+		t.Run(attachment, func(t *testing.T) { f(t, attachment) })
+	}
+}
+
 // offloadAll moves all dialogues; a device that has just started may refuse
-// for a moment.
-func offloadAll(t *testing.T, r *rig.Rig, n int) {
+// for a moment, and a program may not have read all for another.
+func offloadAll(t *testing.T, r *rig.Rig, attachment string, n int) {
 	t.Helper()
 	for begin := time.Now(); ; time.Sleep(20 * time.Millisecond) {
-		result, err := r.Offload(t.Context(), rig.All)
+		result, err := attachments[attachment](r, t.Context(), rig.All)
 		if err != nil {
 			t.Fatal(err)
 		}
-		on := len(result.Moved)
+		on := 0
+		for _, moved := range result.Moved {
+			if moved.Attachment == attachment {
+				on++
+			}
+		}
 		for _, refused := range result.Refused {
 			if refused.Reason == "already-on-device" {
 				on++
@@ -209,7 +229,9 @@ func seed(t *testing.T) uint64 {
 }
 
 // The device is killed at random moments, the middle of a move among them.
-func TestDeathsOfTheDevice(t *testing.T) {
+func TestDeathsOfTheDevice(t *testing.T) { eachAttachment(t, deathsOfTheDevice) }
+
+func deathsOfTheDevice(t *testing.T, attachment string) {
 	const deaths = 8
 	r := newRig(t)
 	all := startDialogues(t, r)
@@ -218,11 +240,11 @@ func TestDeathsOfTheDevice(t *testing.T) {
 	defer cancel()
 	for death := range deaths {
 		if death%2 == 0 {
-			offloadAll(t, r, len(all)) // it dies while it owns them
+			offloadAll(t, r, attachment, len(all)) // it dies while it owns them
 		}
 		var moving sync.WaitGroup
 		moving.Go(func() {
-			r.Offload(ctx, rig.All)
+			attachments[attachment](r, ctx, rig.All)
 			r.Upload(ctx, rig.All)
 		})
 		time.Sleep(time.Duration(random.Int64N(int64(30 * time.Millisecond))))
@@ -236,17 +258,19 @@ func TestDeathsOfTheDevice(t *testing.T) {
 		}
 		moving.Wait()
 	}
-	offloadAll(t, r, len(all))
+	offloadAll(t, r, attachment, len(all))
 	awaitMore(t, r, all)
 	end(t, all)
 	awaitNothingOffloaded(t, r)
 }
 
 // A device that hangs is shut off by its stale heartbeat, in the kernel.
-func TestDeviceThatHangs(t *testing.T) {
+func TestDeviceThatHangs(t *testing.T) { eachAttachment(t, deviceThatHangs) }
+
+func deviceThatHangs(t *testing.T, attachment string) {
 	r := newRig(t)
 	all := startDialogues(t, r)
-	offloadAll(t, r, len(all))
+	offloadAll(t, r, attachment, len(all))
 	d, err := r.Device(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -260,12 +284,13 @@ func TestDeviceThatHangs(t *testing.T) {
 	if _, err := r.AwaitDevice(ctx, d.PID); err != nil {
 		t.Fatal(err)
 	}
-	offloadAll(t, r, len(all))
+	offloadAll(t, r, attachment, len(all))
 	awaitMore(t, r, all)
 	end(t, all)
 }
 
-// Driver and device die together; the connections are the kernel's.
+// Driver and device die together; the connections are the kernel's. Bypassed ones
+// do not survive that (docs/CRASH.md).
 func TestDeathOfTheDaemon(t *testing.T) {
 	r, err := rig.Start(t.Context(), rig.Options{Name: "prog"})
 	if err != nil {
@@ -277,7 +302,7 @@ func TestDeathOfTheDaemon(t *testing.T) {
 		}
 	})
 	all := startDialogues(t, r)
-	offloadAll(t, r, len(all))
+	offloadAll(t, r, driver.Shadow, len(all))
 	device, err := r.Device(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -306,14 +331,16 @@ func alive(pid int) bool {
 }
 
 // SIGTERM brings every connection home first.
-func TestEndOfTheDaemon(t *testing.T) {
+func TestEndOfTheDaemon(t *testing.T) { eachAttachment(t, endOfTheDaemon) }
+
+func endOfTheDaemon(t *testing.T, attachment string) {
 	r, err := rig.Start(t.Context(), rig.Options{Name: "prog"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer r.Close()
 	all := startDialogues(t, r)
-	offloadAll(t, r, len(all))
+	offloadAll(t, r, attachment, len(all))
 	if err := r.StopDaemon(); err != nil {
 		t.Error(err)
 	}

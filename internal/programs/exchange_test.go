@@ -166,6 +166,16 @@ func paced(w io.Writer, r io.Reader, n int64) error {
 	return nil
 }
 
+// talk sends and receives what a program expects and answers, at a pace, and
+// returns the digests.
+func talk(c net.Conn, duplex bool) (sent, received string, err error) {
+	out, in := sha256.New(), sha256.New()
+	err = inTurn(duplex,
+		func() error { return paced(c, io.TeeReader(rig.NewStream(peerSeed), out), exchangeSize) },
+		func() error { return paced(in, c, exchangeSize) })
+	return rig.Hex(out), rig.Hex(in), err
+}
+
 // converse is the peer's side of an exchange, moved all the time. It returns
 // the digests of what the peer sent and received.
 func converse(t *testing.T, r *rig.Rig, p *process, duplex bool) (sent, received string) {

@@ -12,7 +12,9 @@ import (
 
 // On a wire that loses frames, connections move back and forth, in the middle
 // of recovery too, and the device dies now and then.
-func TestLossyWire(t *testing.T) {
+func TestLossyWire(t *testing.T) { eachAttachment(t, lossyWire) }
+
+func lossyWire(t *testing.T, attachment string) {
 	const (
 		rounds = 40
 		oneIn  = 100
@@ -24,7 +26,7 @@ func TestLossyWire(t *testing.T) {
 	pause := func() { time.Sleep(time.Duration(random.Int64N(int64(60 * time.Millisecond)))) }
 	offloads, uploads := 0, 0
 	for round := range rounds {
-		off, err := r.Offload(t.Context(), rig.All)
+		off, err := attachments[attachment](r, t.Context(), rig.All)
 		pause()
 		if round%20 == 10 {
 			if _, err := r.KillDevice(t.Context()); err != nil {
@@ -45,7 +47,7 @@ func TestLossyWire(t *testing.T) {
 	if offloads < rounds*len(all)/2 || uploads < rounds*len(all)/2 {
 		t.Errorf("only %d offloads and %d uploads", offloads, uploads)
 	}
-	offloadAll(t, r, len(all))
+	offloadAll(t, r, attachment, len(all))
 	awaitMore(t, r, all)
 	end(t, all) // their last segments are lost too
 	awaitNothingOffloaded(t, r)

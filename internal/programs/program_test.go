@@ -35,6 +35,8 @@ var styles = map[string]style{
 	"splice":   {receive: receiveSplice, send: sendSplice},
 	"sendfile": {receive: receiveScattered, send: sendFile},
 	"epoll":    {receive: receiveEpoll, send: sendEpoll},
+	"level":    {receive: receiveLevel, send: sendLevel},
+	"web":      {receive: receivePeekLevel, send: sendFileLevel},
 	"threaded": {receive: receiveBlocking, send: sendBlocking, duplex: true},
 	"forked":   {receive: receiveBlocking, send: sendBlocking, forked: true},
 	"go-net":   {receive: receiveGo, send: sendGo, duplex: true},

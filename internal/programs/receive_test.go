@@ -2,6 +2,7 @@ package programs
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -59,6 +60,8 @@ func receivePeek(fd int, n int64, into hash.Hash) error {
 		return got, err
 	})
 }
+
+var errPeek = errors.New("octets peeked are not the first of those read")
 
 // receiveLowat wants to be woken for many octets only. The kernel wakes it for
 // fewer when the window is nearly closed, so the mean is what counts.
@@ -154,7 +157,7 @@ func newEdge(fd int, events uint32) (*edge, error) {
 }
 
 // edgeTimeout bounds the wait for an edge, in ms.
-const edgeTimeout = 20000
+const edgeTimeout = 5000
 
 func (e *edge) wait() error {
 	var events [1]unix.EpollEvent

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"toehold/internal/driver"
 	"toehold/internal/rig"
 )
 
@@ -44,7 +45,7 @@ func (all moves) play(t *testing.T, r *rig.Rig) {
 // Both windows are closed while the connection moves, and while the device
 // dies; whoever has it then probes, and all arrives when they open.
 func TestClosedWindows(t *testing.T) {
-	offload := func(t *testing.T, r *rig.Rig) { offloadAll(t, r, 1) }
+	offload := func(t *testing.T, r *rig.Rig) { offloadAll(t, r, driver.Shadow, 1) }
 	upload := func(t *testing.T, r *rig.Rig) {
 		if u, err := r.Upload(t.Context(), rig.All); err != nil || len(u.Moved) != 1 {
 			t.Errorf("upload: %+v, %v", u, err)
