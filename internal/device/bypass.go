@@ -263,7 +263,7 @@ func (d *Device) wantResumed(now mono.Time, batch uint32, c *conn) {
 type resumption struct {
 	id    abi.HWID
 	batch uint32
-	by    mono.Time // not to wait longer
+	by    mono.Time // given up then
 }
 
 // resume goes on with those: read says that the host port had nothing more.
@@ -274,9 +274,11 @@ func (d *Device) resume(now mono.Time, read bool) {
 		switch {
 		case c == nil || c.by == nil:
 			d.answer(abi.Resumed, r.batch, abi.Answer{HWID: r.id, Reason: abi.NoConnection})
-		case read || now >= r.by:
+		case read:
 			c.by.drained = true
 			d.wantResumed(now, r.batch, c)
+		case now >= r.by: // the kernel can go on with it
+			d.answer(abi.Resumed, r.batch, abi.Answer{HWID: r.id, Reason: abi.Timeout})
 		default:
 			keep = append(keep, r)
 		}

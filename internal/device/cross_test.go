@@ -103,6 +103,73 @@ func TestStepsOutOfTurn(t *testing.T) {
 	}
 }
 
+// What S sent before it was rebuilt may wait in the host port for longer than a turn
+// takes. It is in S's own sequence numbers: the device goes on with the rebuilt S when
+// it has read that, and not before.
+func TestFramesOfTheOldS(t *testing.T) {
+	w, id := divertNow(t)
+	w.fill(100, 0) // by the channel, so that S's sequence numbers lag by that
+	w.until(time.Minute, "octets", func() bool { return len(w.peer.got) == 100 })
+	w.tie.block.Channel.Limit = 0
+	var frames [][]byte
+	w.program.transmit = func(b []byte) { frames = append(frames, b) }
+	w.peer.got = nil
+	w.fill(100000, 0)
+	w.program.transmit = w.fromProgram
+	spilled := 3 * batch
+	for i := range spilled {
+		w.fromProgram(frames[i%len(frames)])
+	}
+	w.command(abi.Part, id)
+	w.rebuild(id)
+	w.resume(id)
+	for turns := 1; ; turns++ {
+		w.device.Turn(w.now)
+		if _, ok := w.answer(abi.Resumed); ok {
+			if turns <= spilled/batch {
+				t.Errorf("resumed in turn %d, with %d frames of the old S", turns, spilled)
+			}
+			break
+		}
+		if turns > spilled {
+			t.Fatal("not resumed")
+		}
+	}
+	w.program.run()
+	w.until(time.Minute, "octets", func() bool { return len(w.peer.got) == len(w.peer.want) })
+}
+
+// A device that has always something to read leaves the rebuilt S to the kernel.
+func TestFramesOfTheOldSWithoutEnd(t *testing.T) {
+	w, id := divertNow(t)
+	w.command(abi.Part, id)
+	w.good(abi.Parted)
+	w.rebuild(id)
+	w.resume(id)
+	var a abi.Answer
+	for end := w.now.Add(time.Second); ; w.now = w.now.Add(10 * time.Millisecond) {
+		for range batch {
+			w.fromS(wire.ACK)
+		}
+		w.device.Turn(w.now)
+		var ok bool
+		if a, ok = w.answer(abi.Resumed); ok {
+			break
+		}
+		if w.now > end {
+			t.Fatal("no answer")
+		}
+	}
+	if a.Reason != abi.Timeout {
+		t.Errorf("resumed: %v", a.Reason)
+	}
+	w.steered = false
+	w.command(abi.Release, id)
+	w.good(abi.Released)
+	w.fill(100000, 100000)
+	w.until(time.Minute, "octets", func() bool { return len(w.program.got) == 100000 && len(w.peer.got) == 100000 })
+}
+
 // A channel is closed whatever becomes of the message that it came with.
 func TestChannelsOfRefusedJoins(t *testing.T) {
 	w := newWorld(t, 4, faults{}) // without rings

@@ -294,19 +294,25 @@ func (t *Table) goHome(now mono.Time, conns []*Conn) {
 	}
 }
 
-// resumed ends the way back to shadow, or the undo of a Join, and goes on home.
+// resumed ends the way back to shadow, or the undo of a Join, and goes on home. What
+// the device does not go on with is S's: it is in step.
 func (t *Table) resumed(now mono.Time, answers []abi.Answer) {
-	var thaw, undone []*Conn
+	var thaw, undone, refused []*Conn
 	for i := range answers {
 		c := t.conns[answers[i].HWID]
-		switch {
+		switch why := answers[i].Reason; {
 		case c == nil || c.Phase != Resuming:
 		case c.bypass: // it never was in it
 			undone = append(undone, c)
+		case why != abi.None:
+			c.recalled = abi.None
+			c.end, c.reason, c.detail = Uploaded, why, why.Text()
+			refused = append(refused, c)
 		default:
 			thaw = append(thaw, c)
 		}
 	}
+	t.goHome(now, refused)
 	if len(thaw) > 0 {
 		t.hands.Thaw(thaw)
 	}

@@ -125,6 +125,8 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) error {
 		s.w.capacity = ns[0]
 	case "refuse-own":
 		s.w.refuseOwn[named(ns[0]).Key()] = reason
+	case "refuse-resume":
+		s.w.refuseResume[named(ns[0]).Key()] = reason
 	case "offload", "attach":
 		timeout, _ := time.ParseDuration(text(d, "timeout", "0"))
 		var cands []Candidate

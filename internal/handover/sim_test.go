@@ -30,6 +30,8 @@ type world struct {
 	frozen     map[abi.HWID]bool // its program is
 	refuseOwn  map[flow.Key]abi.Reason
 
+	refuseResume map[flow.Key]abi.Reason
+
 	calls  int
 	failAt int // the call that fails, counted from 1; 0 none
 	log    []string
@@ -63,11 +65,11 @@ func newWorld() *world {
 		steered:   make(map[flow.Key]abi.HWID),
 		described: make(map[abi.HWID]bool),
 		slots:     make(map[abi.HWID]place),
-		refuseOwn: make(map[flow.Key]abi.Reason),
-		tied:      make(map[abi.HWID]bool),
-		open:      make(map[abi.HWID]bool),
-		frozen:    make(map[abi.HWID]bool),
-		capacity:  1000,
+		refuseOwn: make(map[flow.Key]abi.Reason), refuseResume: make(map[flow.Key]abi.Reason),
+		tied:     make(map[abi.HWID]bool),
+		open:     make(map[abi.HWID]bool),
+		frozen:   make(map[abi.HWID]bool),
+		capacity: 1000,
 	}
 }
 
@@ -317,6 +319,9 @@ func (w *world) obey(m abi.Type, id abi.HWID) abi.Answer {
 	case abi.Resume:
 		if w.open[id] {
 			w.log = append(w.log, "resumed while S is behind")
+		}
+		if r := w.refuseResume[p.key]; r != abi.None {
+			return abi.Answer{HWID: id, Reason: r}
 		}
 		p.quiet = false
 	case abi.Release:
