@@ -41,8 +41,6 @@ func (ch *channel) thaw() { ch.once.Do(func() { close(ch.thawed) }) }
 // beyond stays in its socket's own send queue.
 const channelLimit = 256 << 10
 
-const tcpEstablished = 1 // include/net/tcp_states.h
-
 // Attach begins to tie a channel to the program's socket.
 func (u *uplink) Attach(c *handover.Conn) {
 	ch := &channel{id: c.HWID, flow: c.Flow, fd: -1, inode: c.State.Inode, thawed: make(chan struct{})}
@@ -67,11 +65,10 @@ func (u *uplink) report(f func()) {
 
 func (u *uplink) attached(key flow.Key, ch *channel, why abi.Reason, detail string) {
 	if u.channels[ch.id] != ch { // detached meanwhile
-		u.letGo(ch)
 		return
 	}
 	if why != abi.None {
-		u.forgetChannel(ch)
+		delete(u.channels, ch.id)
 	}
 	u.checked(u.table.Attached(mono.Now(), ch.id, why, detail))
 }
@@ -83,26 +80,13 @@ func (u *uplink) checked(err error) {
 	}
 }
 
-// Detach is the undo of Attach.
+// Detach is the undo of Attach, however far the surgeon is with it.
 func (u *uplink) Detach(c *handover.Conn) {
 	if ch := u.channels[c.HWID]; ch != nil {
 		delete(u.channels, c.HWID)
 		ch.thaw()
-		if ch.tied || ch.fd >= 0 {
-			u.letGo(ch)
-		}
-	}
-}
-
-// letGo unties a channel of a socket that is in step, or over, and closes it.
-func (u *uplink) letGo(ch *channel) {
-	set := u.set
-	u.surgeon.do(func() { u.surgeon.untie(set, ch) })
-}
-
-func (u *uplink) forgetChannel(ch *channel) {
-	if u.channels[ch.id] == ch {
-		delete(u.channels, ch.id)
+		set := u.set
+		u.surgeon.do(func() { u.surgeon.untie(set, ch) })
 	}
 }
 
@@ -137,7 +121,7 @@ func (u *uplink) Drain(c *handover.Conn) {
 				why, detail = abi.InternalError, err.Error()
 				break
 			}
-			if s[0].State != tcpEstablished || handover.Verdict(&s[0]) != abi.None {
+			if s[0].State != unix.BPF_TCP_ESTABLISHED || handover.Verdict(&s[0]) != abi.None {
 				why = abi.NotEstablished
 				break
 			}
@@ -202,13 +186,19 @@ func (u *uplink) leftBy() <-chan struct{} {
 
 // Rebuild has the surgeon bring sockets in step with the wire.
 func (u *uplink) Rebuild(conns []*handover.Conn) {
-	set := u.set
+	set, alive := u.set, u.leftBy() == nil && u.proc != nil
+	report := func(ends []handover.Rebuilt) {
+		u.report(func() { u.checked(u.table.Rebuilt(mono.Now(), ends)) })
+	}
 	op := &operation{
 		log: u.log, rings: u.rings, left: u.leftBy(),
 		rebuilt: func(ends []handover.Rebuilt) {
-			u.report(func() { u.checked(u.table.Rebuilt(mono.Now(), ends)) })
+			if !alive {
+				ends = after(tryAgain, ends, report)
+			}
+			report(ends)
 		},
-		alive: u.leftBy() == nil && u.proc != nil,
+		alive: alive,
 		seat:  func(k flow.Key, set bpf.OrderSet) { u.seats.write([]bpf.Order{{Flow: k, Set: set}}) },
 		untie: func(ch *channel) error { return set.Untie(ch.id.Index()) },
 	}
@@ -226,8 +216,25 @@ func (u *uplink) Rebuild(conns []*handover.Conn) {
 	}
 	u.surgeon.do(op.run)
 	if len(ends) > 0 {
-		go u.report(func() { u.checked(u.table.Rebuilt(mono.Now(), ends)) })
+		go report(ends)
 	}
+}
+
+// after has those ends reported later that the table answers with another try, as
+// there is no device that could go on. It returns the others.
+func after(d time.Duration, ends []handover.Rebuilt, report func([]handover.Rebuilt)) (now []handover.Rebuilt) {
+	var later []handover.Rebuilt
+	for _, e := range ends {
+		if e.Reason != abi.None && !e.Lost {
+			later = append(later, e)
+		} else {
+			now = append(now, e)
+		}
+	}
+	if len(later) > 0 {
+		time.AfterFunc(d, func() { report(later) })
+	}
+	return now
 }
 
 // A program that leaves octets unread for this long waits for something that
