@@ -59,7 +59,7 @@ func checkPlaces(t *testing.T, c CPURequests) {
 	t.Helper()
 	for _, place := range places {
 		p := c.Places[place]
-		if p.Refused != "" && place == bypass {
+		if p.Refused != "" && place == driver.Bypass {
 			continue
 		}
 		if p.Refused != "" || p.Busy <= 0 || p.PerSecond <= 0 || len(p.Rounds) != 1 || p.P99 <= 0 || p.Ratio <= 0 {
@@ -75,7 +75,7 @@ func TestAttach(t *testing.T) {
 	}
 	for _, b := range r.Attach.Bulk {
 		for _, place := range places {
-			if p := b.Places[place]; p.Gbits <= 0 && (place != bypass || p.Refused == "") {
+			if p := b.Places[place]; p.Gbits <= 0 && (place != driver.Bypass || p.Refused == "") {
 				t.Errorf("%s in %s: %+v", b.Direction, place, p)
 			}
 		}
@@ -85,7 +85,7 @@ func TestAttach(t *testing.T) {
 		for _, place := range places[1:] {
 			p := m.Attachments[place]
 			done := p.Offload.Count == times && p.Upload.Count == times && p.Offload.Took.P50 > 0
-			if !done && (place != bypass || p.Refused == "") {
+			if !done && (place != driver.Bypass || p.Refused == "") {
 				t.Errorf("%s to %s: %+v", m.Load, place, p)
 			}
 		}
@@ -125,7 +125,7 @@ func TestCPUTable(t *testing.T) {
 	c := CPURequests{Program: "redis", Octets: 64, Connections: 1, PerSecond: 1000, Background: 0.01, Places: map[string]CPUPlace{
 		driver.InKernel: {Busy: 20, BusyError: 0.5, Ratio: 1, PerSecond: 1000},
 		driver.Shadow:   {Busy: 30, BusyError: 0.25, Ratio: 1.5, RatioError: 0.1, PerSecond: 900},
-		bypass:          {Refused: "no bypass here"},
+		driver.Bypass:   {Refused: "no bypass here"},
 	}}
 	r := Report{CPU: &CPU{Requests: []CPURequests{c, c}, Missing: []string{"nginx is not installed"}}}
 	var out bytes.Buffer

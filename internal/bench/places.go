@@ -10,13 +10,9 @@ import (
 	"toehold/internal/rig"
 )
 
-// bypass is the attachment in which octets cross between the program's socket
-// and the device, and the kernel's TCP stands still.
-const bypass = "bypass"
-
 // places are where connections are measured: in the kernel, and on the device
 // by each attachment.
-var places = []string{driver.InKernel, driver.Shadow, bypass}
+var places = []string{driver.InKernel, driver.Shadow, driver.Bypass}
 
 // A refusal is that the driver does not put connections where they are to be
 // measured. They are in the kernel.

@@ -183,7 +183,6 @@ func findOwners(channels []*channel) error {
 // A patient is a connection whose socket is to be brought in step.
 type patient struct {
 	*channel
-	state abi.KernelState // as last probed: what does not change
 
 	fd   int             // S
 	made *kernel.Rebuild // what it is now

@@ -16,8 +16,12 @@
 // An upload: Pass, Unsteer, Inherit, Release. There is no way back from Unsteer, and
 // none is needed: the kernel has the connection.
 //
-// At any point both stacks can carry the connection, since the device
+// At any of these points both stacks can carry the connection, since the device
 // acknowledges nothing that its destination has not. So each undo may be
 // skipped when the device does not answer: un-steering alone is always safe,
 // it costs a retransmission at worst.
+//
+// From there a connection goes into bypass and comes back: see bypass.go. In bypass
+// the kernel alone cannot carry it, and what un-steering is above is done by Rebuild,
+// with the device's help or without it.
 package handover
