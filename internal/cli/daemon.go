@@ -194,9 +194,9 @@ func Daemon(ctx context.Context, o DaemonOptions, env *Env) error {
 			o.reload(ctx, env, d)
 		}
 	}
-	o.Log.Info("every connection goes home; a second signal ends at once")
 	again, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer cancel()
+	o.Log.Info("every connection goes home; a second signal ends at once")
 	err = errors.Join(err, d.Close(again))
 	stop()
 	if err == nil {
