@@ -36,7 +36,7 @@ var Layers = []Layer{
 		"internal/abi", "internal/flow", "internal/frame", "internal/mono",
 		"internal/seqnum", "internal/tcb", "internal/wire"}},
 	{Name: "minds", Pure: true, Packages: []string{
-		"internal/admission", "internal/handover", "internal/policy", "internal/tcp"}},
+		"internal/admission", "internal/handover", "internal/policy", "internal/recovery", "internal/tcp"}},
 	{Name: "hands", Siblings: true, Packages: []string{
 		"internal/bpf", "internal/freeze", "internal/kernel", "internal/port", "internal/shm"}},
 	// Namespaces and scripts are for tests, and for the rooms that make their

@@ -2,12 +2,14 @@ package device
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"toehold/internal/abi"
 	"toehold/internal/frame"
+	"toehold/internal/recovery"
 	"toehold/internal/seqnum"
 	"toehold/internal/shm"
 	"toehold/internal/tcb"
@@ -163,74 +165,62 @@ func (w *world) join(id abi.HWID) {
 	w.device.Handle(w.now, abi.Append(nil, abi.Join, 1, []abi.Command{{HWID: id}}), w.tie)
 }
 
-// state is what the driver reads of a parted or dead device.
-type state struct {
-	abi.LedgerPart
-	una, ack, edge seqnum.Value
-	ring           []byte
+// kept is what the host has of a bypassed connection.
+func (w *world) kept(id abi.HWID) *recovery.Kept {
+	t, b := w.tie, &w.blocks[id.Index()]
+	return &recovery.Kept{
+		ID: id, Ledger: b.Ledger, Hardware: &b.Hardware,
+		Taken: t.block.Channel.Out - uint64(len(t.toC)), Given: t.block.Channel.In,
+		Ring: w.rings[int(id.Index())*abi.RingSize:][:abi.RingSize], Waiting: bytes.Clone(t.toC),
+	}
 }
 
-func (w *world) left(id abi.HWID) state {
-	b := &w.blocks[id.Index()]
-	s := state{LedgerPart: b.Ledger, ring: w.rings[int(id.Index())*abi.RingSize:][:abi.RingSize]}
-	s.una, s.ack = seqOf(s.SndUna), seqOf(b.Hardware.RcvAcked)
-	s.edge = s.ack.Add(b.Hardware.RcvWnd)
-	return s
+// salvaged is a socket as the kernel describes it: of an acknowledged FIN, which is to
+// be said again, it knows nothing.
+func salvaged(s *tcb.Snapshot) *recovery.Socket {
+	r := &recovery.Socket{
+		SndUna: uint32(s.SndUna), RcvNxt: uint32(s.RcvNxt),
+		Sent: [][]byte{concat(s.Unacked)}, Unsent: [][]byte{concat(s.Unsent)},
+		SndWnd: s.SndWnd, SndWL1: uint32(s.SndWL1), MaxWnd: s.SndWnd,
+		RcvWup: uint32(s.RcvAcked), RcvWnd: s.RcvEdge.Sub(s.RcvAcked),
+	}
+	if s.FINSent && s.SndUna == s.SndNxt {
+		r.SndUna--
+	}
+	return r
 }
 
-// rebuild makes S anew in the wire's sequence numbers, as the host does.
+// rebuild makes S anew in the wire's sequence numbers, by what the host has kept.
 func (w *world) rebuild(id abi.HWID) {
-	t, e := w.tie, w.program
-	l := w.left(id)
 	var old tcb.Snapshot
-	e.conn.Snapshot(w.now, &old)
-	own := concat(old.Unacked, old.Unsent)
-	if l.HWID != id {
-		w.rebuildEarly(&old, own)
-		return
-	}
-	if want := l.HostNxt + uint32(l.Taken); l.SndEnd != want {
-		w.t.Fatalf("seed %d: ledger ends at %d, not %d", w.seed, l.SndEnd, want)
-	}
-	end := seqOf(l.SndEnd).Add(uint32(t.block.Channel.Out - uint64(len(t.toC)) - l.Taken))
-	una := l.una
-	var sent []byte
-	if start := seqOf(l.SndStart); una.Less(start) {
-		sent = append(sent, own[una.Sub(old.SndUna):start.Sub(old.SndUna)]...)
-	}
-	for q := seqnum.Max(una, seqOf(l.SndStart)); q != end; q++ {
-		sent = append(sent, l.ring[uint32(q)%abi.RingSize])
-	}
-	unsent := bytes.Clone(t.toC)
-	if rest := seqOf(l.HostNxt).Sub(old.SndUna); int(rest) <= len(own) {
-		unsent = append(unsent, own[rest:]...)
-	}
-	s := old
-	s.State, s.FINSent, s.FINQueued, s.PeerFIN = tcb.Established, false, false, old.PeerFIN
-	s.SndUna, s.SndNxt = una, end
-	s.RcvNxt = seqOf(l.RcvStart).Add(uint32(t.block.Channel.In))
-	if s.PeerFIN {
-		s.State, s.RcvNxt = tcb.CloseWait, s.RcvNxt.Add(1)
-	}
-	s.RcvAcked, s.RcvEdge = seqnum.Min(l.ack, s.RcvNxt), seqnum.Max(l.edge, s.RcvNxt)
-	s.SndWL1, s.SndWL2 = s.RcvNxt, una
-	w.replace(&s, sent, unsent)
-}
-
-// rebuildEarly is rebuild when the device had not diverted yet: what is in C was sent
-// when S's own queue was empty.
-func (w *world) rebuildEarly(old *tcb.Snapshot, own []byte) {
-	if len(w.tie.toC) == 0 {
+	w.state(&old)
+	k, r := w.kept(id), salvaged(&old)
+	early := k.Ledger.HWID != id
+	if early && len(k.Waiting) == 0 {
 		w.tie.block, w.tie = nil, nil
 		return
 	}
-	s := *old
+	if want := k.Ledger.HostNxt + uint32(k.Ledger.Taken); !early && k.Ledger.SndEnd != want {
+		w.t.Fatalf("seed %d: ledger ends at %d, not %d", w.seed, k.Ledger.SndEnd, want)
+	}
+	if err := k.Reckon(r); err != nil {
+		w.t.Fatalf("seed %d: %v", w.seed, err)
+	}
+	sent := slices.Concat(r.Sent...)
+	s := old
 	s.State, s.FINSent, s.FINQueued = tcb.Established, false, false
+	s.SndUna, s.RcvNxt = seqOf(r.SndUna), seqOf(r.RcvNxt)
+	s.SndNxt, s.SndWnd = s.SndUna.Add(uint32(len(sent))), r.SndWnd
 	if s.PeerFIN {
 		s.State = tcb.CloseWait
+		if !early {
+			s.RcvNxt = s.RcvNxt.Add(1)
+		}
 	}
-	s.SndNxt = s.SndUna
-	w.replace(&s, nil, append(bytes.Clone(w.tie.toC), own...))
+	s.RcvAcked = seqnum.Min(seqOf(r.RcvWup), s.RcvNxt)
+	s.RcvEdge = seqnum.Max(seqOf(r.RcvWup).Add(r.RcvWnd), s.RcvNxt)
+	s.SndWL1, s.SndWL2 = s.RcvNxt, s.SndUna
+	w.replace(&s, sent, slices.Concat(r.Unsent...))
 }
 
 // replace puts a connection in the place of S's.
@@ -262,11 +252,9 @@ func (w *world) replace(s *tcb.Snapshot, sent, unsent []byte) {
 	}
 }
 
-func concat(lists ...[]frame.Span) (all []byte) {
-	for _, list := range lists {
-		for _, p := range list {
-			all = append(all, p.Bytes()...)
-		}
+func concat(list []frame.Span) (all []byte) {
+	for _, p := range list {
+		all = append(all, p.Bytes()...)
 	}
 	return all
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -16,9 +15,8 @@ import (
 	"toehold/internal/freeze"
 	"toehold/internal/handover"
 	"toehold/internal/kernel"
-	"toehold/internal/seqnum"
+	"toehold/internal/recovery"
 	"toehold/internal/shm"
-	"toehold/internal/tcb"
 )
 
 // A surgeon works on the sockets of programs: ties channels to them, and brings
@@ -338,12 +336,11 @@ func (o *operation) restore(p *patient) error {
 	if o.alive {
 		given = l.Delivered
 	}
-	if l.HWID != p.id { // the device died before it had begun
-		r.Unread = [][]byte{unread}
-		if len(waiting) > 0 {
-			r.Sent, r.Unsent = nil, slices.Concat([][]byte{waiting}, r.Sent, r.Unsent)
-		}
-	} else if err := reckon(r, &l, taken, given, h, ringOf(o.rings, p.id), waiting, unread); err != nil {
+	kept := recovery.Kept{
+		ID: p.id, Ledger: l, Hardware: h, Taken: taken, Given: given,
+		Ring: ringOf(o.rings, p.id), Waiting: waiting, Unread: unread,
+	}
+	if err := kept.Reckon(&r.Socket); err != nil {
 		return err
 	}
 	if err := kernel.Restore(p.fd, r); err != nil {
@@ -398,63 +395,4 @@ func (o *operation) conclude(p *patient) error {
 		err = errors.Join(err, unix.Shutdown(p.fd, unix.SHUT_RD))
 	}
 	return err
-}
-
-// reckon makes of S as it was what it has to be, from what the device's ledger,
-// the BPF programs' counts, the ring and the two queues have of the connection
-// (docs/CRASH.md). h is nil when the device has died in the middle of writing it.
-func reckon(r *kernel.Rebuild, l *abi.LedgerPart, taken, given uint64, h *abi.HardwarePart, ring, waiting, unread []byte) error {
-	una, start := seqnum.Value(l.SndUna), seqnum.Value(l.SndStart)
-	// What was received from the channel is in the ring, entered or not.
-	end := seqnum.Value(l.HostNxt).Add(uint32(taken))
-	if !start.LessEq(end) || !una.LessEq(end) || end.Sub(seqnum.Max(una, start)) > abi.RingSize {
-		return fmt.Errorf("the ledger makes no sense: %+v, %d octets taken", *l, taken)
-	}
-	queue := slices.Concat(append(r.Sent, r.Unsent...)...) // S's own, from r.SndUna on
-	first := seqnum.Value(r.SndUna)
-	var sent [][]byte
-	if una.Less(start) { // from before the divert: S has it
-		from, to := una.Sub(first), start.Sub(first)
-		if from > to || int(to) > len(queue) {
-			return fmt.Errorf("its own queue has %d octets from %d on, and not those from %d to %d", len(queue), first, una, start)
-		}
-		sent = append(sent, queue[from:to])
-	}
-	sent = append(sent, around(ring, seqnum.Max(una, start), end)...)
-	beyond := seqnum.Value(l.HostNxt).Sub(first)
-	if int(beyond) > len(queue) {
-		return fmt.Errorf("its own queue has %d octets from %d on, and was taken up to %d", len(queue), first, l.HostNxt)
-	}
-	peerEdge, ourEdge := una.Add(r.SndWnd), seqnum.Value(r.RcvWup).Add(r.RcvWnd)
-	if h != nil {
-		peerEdge = seqnum.Value(h.SndUna).Add(h.SndWnd)
-		ourEdge = seqnum.Value(h.RcvAcked).Add(h.RcvWnd)
-	}
-	r.SndUna, r.RcvNxt = l.SndUna, l.RcvStart+uint32(given)
-	r.Sent, r.Unsent, r.Unread = sent, [][]byte{waiting, queue[beyond:]}, [][]byte{unread}
-	r.SndWnd, r.SndWL1 = distance(una, peerEdge), r.RcvNxt
-	r.MaxWnd = max(r.MaxWnd, r.SndWnd)
-	r.RcvWup, r.RcvWnd = r.RcvNxt, distance(seqnum.Value(r.RcvNxt), ourEdge)
-	return nil
-}
-
-// distance is how far to is after from, 0 if it is not.
-func distance(from, to seqnum.Value) uint32 {
-	if to.LessEq(from) {
-		return 0
-	}
-	return min(to.Sub(from), tcb.MaxWindow)
-}
-
-// around is what the ring has from one sequence number to another, in pieces.
-func around(ring []byte, from, to seqnum.Value) [][]byte {
-	size := uint32(len(ring))
-	at, n := uint32(from)%size, to.Sub(from)
-	switch {
-	case n == 0:
-		return nil
-	case at+n <= size:
-		return [][]byte{ring[at : at+n]}
-	}
-	return [][]byte{ring[at:], ring[:at+n-size]}
 }

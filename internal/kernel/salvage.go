@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"toehold/internal/flow"
+	"toehold/internal/recovery"
 )
 
 // A Rebuild is the state that a socket is to be brought to. Salvage describes
@@ -18,12 +19,8 @@ import (
 //  2. SndWnd is not above MaxWnd, RcvWup not after RcvNxt, and SndWL1 not after
 //     RcvNxt+RcvWnd.
 type Rebuild struct {
-	Flow   flow.ID
-	SndUna uint32   // sequence number of the first octet of Sent
-	RcvNxt uint32   // of the next octet from the peer
-	Sent   [][]byte // sent and not acknowledged; Finish sends nothing of it
-	Unsent [][]byte // what follows Sent, which Finish sends
-	Unread [][]byte // received and not read by the program
+	Flow            flow.ID
+	recovery.Socket // Finish sends Unsent, and nothing of Sent
 
 	MSS                  uint32 // octets of payload, at most, that the peer takes (rx_opt.mss_clamp)
 	SndWscale, RcvWscale uint8
@@ -31,9 +28,6 @@ type Rebuild struct {
 	// TSVal is the least timestamp value that the socket may send from now on; 0:
 	// its own clock is right.
 	TSVal uint32
-
-	SndWnd, SndWL1, MaxWnd uint32 // octets, scaled; sequence number
-	RcvWnd, RcvWup         uint32 // the peer may send RcvWnd octets from RcvWup on
 
 	ShutWrite bool // the program has shut down its writing side: Finish says FIN after Unsent
 	// PeerFIN says that the socket had the peer's FIN, at RcvNxt. A rebuilt
