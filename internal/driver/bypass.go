@@ -212,7 +212,7 @@ func (u *uplink) Rebuild(conns []*handover.Conn) {
 			ends = append(ends, handover.Rebuilt{HWID: c.HWID, Reason: abi.NotRebuilt, Detail: "nothing is kept of it", Lost: true})
 			continue
 		}
-		op.patients = append(op.patients, &patient{channel: ch})
+		op.patients = append(op.patients, newPatient(ch))
 	}
 	u.surgeon.do(op.run)
 	if len(ends) > 0 {

@@ -182,11 +182,13 @@ func findOwners(channels []*channel) error {
 type patient struct {
 	*channel
 
-	fd   int             // S
+	fd   int             // S, -1: not taken
 	made *kernel.Rebuild // what it is now
 	end  handover.Rebuilt
 	done bool
 }
+
+func newPatient(ch *channel) *patient { return &patient{channel: ch, fd: -1} }
 
 // An operation is the rebuilding of several connections' sockets.
 type operation struct {
@@ -287,7 +289,6 @@ func (p *patient) fail(why abi.Reason, detail string) {
 
 // rebuild brings one socket in step.
 func (o *operation) rebuild(p *patient) {
-	p.fd = -1
 	if len(p.owners) == 0 {
 		p.fail(abi.NoOwner, abi.NoOwner.Text())
 		return
