@@ -66,7 +66,7 @@ func (d *Device) outward(now mono.Time, c *conn) {
 		d.publishLedger(c) // and then its room in the ring is free
 	}
 	closing := !c.finOut && c.host.PeerFINReceived()
-	if closing && (by.broken || d.leftUnread(c)) {
+	if closing && by.broken || (closing || c.finOut) && d.leftUnread(c) {
 		d.abandon(c)
 		return
 	}
@@ -189,7 +189,9 @@ func (d *Device) inward(now mono.Time, c *conn) {
 		by.edge = edge
 	}
 	c.wire.Deliver(now, ack, by.edge)
-	by.lookAgain(now, !by.broken && !c.finIn && (waits || by.unread() > limit/2), moved)
+	// S has no more to say when a program that has shut it down closes it.
+	abandoned := c.finOut && by.unread() > 0
+	by.lookAgain(now, !by.broken && !c.finIn && (waits || abandoned || by.unread() > limit/2), moved)
 }
 
 // unread is how much the program has not read of what C was given.

@@ -322,7 +322,7 @@ func (o *operation) restore(p *patient) error {
 	if err != nil {
 		return err
 	}
-	unread, _, err := kernel.TakeUnread(p.fd)
+	unread, ended, err := kernel.TakeUnread(p.fd)
 	if err != nil {
 		return err
 	}
@@ -333,6 +333,7 @@ func (o *operation) restore(p *patient) error {
 	if err != nil {
 		return err
 	}
+	r.ShutRead = ended
 	given := b.Channel.Read // now that nothing is unread
 	if o.alive {
 		given = l.Delivered
@@ -386,14 +387,9 @@ func (o *operation) finish() {
 	}
 }
 
-// conclude ends the repair of one socket. Without a device nobody says the peer's
-// FIN again: its program is to see the end all the same.
+// conclude ends the repair of one socket.
 func (o *operation) conclude(p *patient) error {
 	// With the one of the bypass, S would take no more than an octet.
 	err := unix.SetsockoptInt(p.fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, p.lowat)
-	err = errors.Join(err, kernel.Finish(p.fd, p.made, !o.alive))
-	if p.made.PeerFIN && !o.alive {
-		err = errors.Join(err, unix.Shutdown(p.fd, unix.SHUT_RD))
-	}
-	return err
+	return errors.Join(err, kernel.Finish(p.fd, p.made, !o.alive))
 }

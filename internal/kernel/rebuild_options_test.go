@@ -296,6 +296,36 @@ func ends(t *testing.T, c net.Conn) {
 	}
 }
 
+// A program that has shut down the side that it reads gets what is there, and the
+// end; it may write.
+func TestRebuildShutRead(t *testing.T) {
+	n := testnet.New(t)
+	p := newPair(t, n, kinds[0])
+	octets := noise(5000, 52)
+	carries(t, p.s, p.peer, octets)
+	if _, err := p.peer.Write(octets); err != nil {
+		t.Fatal(err)
+	}
+	settled(t, p)
+	eventually(t, "all has come", func() bool {
+		n, err := unix.IoctlGetInt(p.fd, unix.SIOCINQ)
+		return err == nil && n == len(octets)
+	})
+	if err := p.s.CloseRead(); err != nil {
+		t.Fatal(err)
+	}
+	open := cut(t, n)
+	r := salvaged(t, p.fd, p.id)
+	in(t, n.Host, func() error { return Restore(p.fd, r) })
+	open()
+	if err := Finish(p.fd, r, true); err != nil {
+		t.Fatal(err)
+	}
+	gets(t, p.s, octets)
+	ends(t, p.s)
+	carries(t, p.s, p.peer, octets)
+}
+
 // A FIN of the peer that the socket had is to be given to it again, after what
 // is unread.
 func TestSalvagePeerFIN(t *testing.T) {

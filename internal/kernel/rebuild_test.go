@@ -99,7 +99,7 @@ func descriptor(t testing.TB, c *net.TCPConn) (n int) {
 // salvaged describes a socket with what is unread.
 func salvaged(t testing.TB, fd int, id flow.ID) *Rebuild {
 	t.Helper()
-	unread, _, err := TakeUnread(fd)
+	unread, ended, err := TakeUnread(fd)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +107,7 @@ func salvaged(t testing.TB, fd int, id flow.ID) *Rebuild {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.Unread = pieces(unread)
+	r.Unread, r.ShutRead = pieces(unread), ended
 	return r
 }
 

@@ -106,10 +106,15 @@ func Finish(fd int, r *Rebuild, probe bool) error {
 }
 
 func (r *Rebuild) shutdown(fd int) error {
-	if !r.ShutWrite {
-		return nil
+	switch {
+	case r.ShutRead && r.ShutWrite:
+		return unix.Shutdown(fd, unix.SHUT_RDWR)
+	case r.ShutRead:
+		return unix.Shutdown(fd, unix.SHUT_RD)
+	case r.ShutWrite:
+		return unix.Shutdown(fd, unix.SHUT_WR)
 	}
-	return unix.Shutdown(fd, unix.SHUT_WR)
+	return nil
 }
 
 // settle gives the buffers back. One that the kernel tunes keeps room for what

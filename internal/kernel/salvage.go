@@ -30,6 +30,9 @@ type Rebuild struct {
 	TSVal uint32
 
 	ShutWrite bool // the program has shut down its writing side: Finish says FIN after Unsent
+	// ShutRead says that the program gets the end once it has read what is there: of
+	// itself, or as the peer has said FIN.
+	ShutRead bool
 	// PeerFIN says that the socket had the peer's FIN, at RcvNxt. A rebuilt
 	// socket has not: who speaks to it gives it again.
 	PeerFIN bool
@@ -113,7 +116,7 @@ func TakeUnread(fd int) (octets []byte, fin bool, err error) {
 }
 
 // Salvage describes a socket whose program is frozen and which is in no
-// sockmap any more, all but Unread (TakeUnread). It leaves the socket as it is.
+// sockmap any more, all but Unread and ShutRead (TakeUnread). It leaves the socket as it is.
 func Salvage(fd int, id flow.ID) (r *Rebuild, err error) {
 	r = &Rebuild{Flow: id}
 	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)

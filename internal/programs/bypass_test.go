@@ -70,7 +70,7 @@ func (w *wanderer) move(ctx context.Context) error {
 		}
 		return err
 	default:
-		r, err = w.rig.Bypass(ctx, rig.Peer(w.peer))
+		r, err = w.rig.OffloadAs(ctx, rig.Peer(w.peer), driver.Bypass)
 	}
 	for _, m := range r.Moved {
 		w.moves[m.Attachment]++
@@ -185,7 +185,7 @@ func TestDeviceDeathInBypass(t *testing.T) {
 func killInBypass(ctx context.Context, r *rig.Rig, peer netip.AddrPort) string {
 	kills := 0
 	for ctx.Err() == nil {
-		moved, err := r.Bypass(context.WithoutCancel(ctx), rig.Peer(peer))
+		moved, err := r.OffloadAs(context.WithoutCancel(ctx), rig.Peer(peer), driver.Bypass)
 		if err != nil {
 			return err.Error()
 		}

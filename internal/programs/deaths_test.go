@@ -175,16 +175,9 @@ func startDialogues(t *testing.T, r *rig.Rig) []*dialogue {
 	return all
 }
 
-// attachments are how a device can have a connection: by what it is brought
-// there.
-var attachments = map[string]func(*rig.Rig, context.Context, driver.Selector) (driver.Result, error){
-	driver.Shadow: (*rig.Rig).Offload,
-	driver.Bypass: (*rig.Rig).Bypass,
-}
-
-// eachAttachment runs a test with each.
+// eachAttachment runs a test with each way in which a device can have a connection.
 func eachAttachment(t *testing.T, f func(t *testing.T, attachment string)) {
-	for attachment := range attachments {
+	for _, attachment := range []string{driver.Shadow, driver.Bypass} {
 		t.Run(attachment, func(t *testing.T) { f(t, attachment) })
 	}
 }
@@ -194,7 +187,7 @@ func eachAttachment(t *testing.T, f func(t *testing.T, attachment string)) {
 func offloadAll(t *testing.T, r *rig.Rig, attachment string, n int) {
 	t.Helper()
 	for begin := time.Now(); ; time.Sleep(20 * time.Millisecond) {
-		result, err := attachments[attachment](r, t.Context(), rig.All)
+		result, err := r.OffloadAs(t.Context(), rig.All, attachment)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -244,7 +237,7 @@ func deathsOfTheDevice(t *testing.T, attachment string) {
 		}
 		var moving sync.WaitGroup
 		moving.Go(func() {
-			attachments[attachment](r, ctx, rig.All)
+			r.OffloadAs(ctx, rig.All, attachment)
 			r.Upload(ctx, rig.All)
 		})
 		time.Sleep(time.Duration(random.Int64N(int64(30 * time.Millisecond))))

@@ -26,7 +26,7 @@ func lossyWire(t *testing.T, attachment string) {
 	pause := func() { time.Sleep(time.Duration(random.Int64N(int64(60 * time.Millisecond)))) }
 	offloads, uploads := 0, 0
 	for round := range rounds {
-		off, err := attachments[attachment](r, t.Context(), rig.All)
+		off, err := r.OffloadAs(t.Context(), rig.All, attachment)
 		pause()
 		if round%20 == 10 {
 			if _, err := r.KillDevice(t.Context()); err != nil {

@@ -3,7 +3,6 @@ package programs
 import (
 	"hash"
 	"io"
-	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -103,22 +102,5 @@ func sendFileLevel(fd int, n int64, from io.Reader) error {
 		return err
 	}
 	defer l.close()
-	f, err := os.CreateTemp("", "toehold-program-")
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := os.Remove(f.Name()); err != nil {
-		return err
-	}
-	if _, err := io.CopyN(f, from, n); err != nil {
-		return err
-	}
-	for offset := int64(0); offset < n; {
-		_, err := l.until(func() (int, error) { return unix.Sendfile(fd, int(f.Fd()), &offset, int(n-offset)) })
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return sendFileBy(fd, n, from, l.until)
 }

@@ -131,6 +131,11 @@ func sendSplice(fd int, n int64, from io.Reader) error {
 
 // sendFile has the kernel read a file into the socket.
 func sendFile(fd int, n int64, from io.Reader) error {
+	return sendFileBy(fd, n, from, retry)
+}
+
+// sendFileBy repeats the call in a way of its caller.
+func sendFileBy(fd int, n int64, from io.Reader, call func(func() (int, error)) (int, error)) error {
 	f, err := os.CreateTemp("", "toehold-program-")
 	if err != nil {
 		return err
@@ -142,9 +147,8 @@ func sendFile(fd int, n int64, from io.Reader) error {
 	if _, err := io.CopyN(f, from, n); err != nil {
 		return err
 	}
-	var offset int64
-	for offset < n {
-		_, err := retry(func() (int, error) { return unix.Sendfile(fd, int(f.Fd()), &offset, int(n-offset)) })
+	for offset := int64(0); offset < n; {
+		_, err := call(func() (int, error) { return unix.Sendfile(fd, int(f.Fd()), &offset, int(n-offset)) })
 		if err != nil {
 			return err
 		}

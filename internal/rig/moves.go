@@ -47,14 +47,6 @@ func (r *Rig) OffloadAs(ctx context.Context, s driver.Selector, attachment strin
 	return r.Control.Offload(ctx, s, driver.Options{Attachment: attachment})
 }
 
-// Bypass moves the connections that s names into bypass, those of them whose
-// programs allow it.
-func (r *Rig) Bypass(ctx context.Context, s driver.Selector) (driver.Result, error) {
-	ctx, cancel := context.WithTimeout(ctx, moveTimeout)
-	defer cancel()
-	return r.Control.Offload(ctx, s, driver.Options{Attachment: driver.Bypass})
-}
-
 // Upload moves the connections that s names to the kernel.
 func (r *Rig) Upload(ctx context.Context, s driver.Selector) (driver.Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, moveTimeout)

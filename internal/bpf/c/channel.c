@@ -19,6 +19,7 @@ enum {
 	MSG_PEEK = 0x2,
 	MSG_ERRQUEUE = 0x2000,
 	RCV_SHUTDOWN = 1,
+	SEND_SHUTDOWN = 2,
 	MOST_IN_CHANNEL = 4 << 20, /* abi.RingSize */
 };
 
@@ -101,7 +102,8 @@ static ALWAYS_INLINE int look(const struct end *e, struct view *v)
 
 /* Whether what the program sends now is for C. Everything that is in C is
  * older than what is in S's own queue, so that must be empty. Counting the
- * latter would go wrong: a send may be taken in part. */
+ * latter would go wrong: a send may be taken in part. What is sent after a
+ * shutdown, or a reset, S's TCP refuses. */
 static ALWAYS_INLINE int has_room(struct sk_msg_md *msg, const struct view *v)
 {
 	u64 limit = *(volatile u32 *)&v->channel->limit;
@@ -114,7 +116,8 @@ static ALWAYS_INLINE int has_room(struct sk_msg_md *msg, const struct view *v)
 	if ((s64)(v->tie->out - *(volatile u64 *)&v->tie->taken) >= (s64)limit)
 		return 0;
 	tp = msg->sk ? bpf_skc_to_tcp_sock(msg->sk) : 0;
-	return tp && tp->write_seq == tp->snd_una;
+	return tp && tp->write_seq == tp->snd_una &&
+	       !(((struct sock *)tp)->sk_shutdown & SEND_SHUTDOWN);
 }
 
 static ALWAYS_INLINE int from_program(struct sk_msg_md *msg, u32 index,
