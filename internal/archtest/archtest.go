@@ -38,7 +38,7 @@ var Layers = []Layer{
 	{Name: "minds", Pure: true, Packages: []string{
 		"internal/admission", "internal/handover", "internal/policy", "internal/recovery", "internal/tcp"}},
 	{Name: "hands", Siblings: true, Packages: []string{
-		"internal/bpf", "internal/freeze", "internal/kernel", "internal/port", "internal/shm"}},
+		"internal/bpf", "internal/confine", "internal/freeze", "internal/kernel", "internal/port", "internal/shm"}},
 	// Namespaces and scripts are for tests, and for the rooms that make their
 	// own network.
 	{Name: "grounds", Packages: []string{"internal/tcptest", "internal/testnet"},

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"toehold/internal/abi"
+	"toehold/internal/confine"
 	"toehold/internal/flow"
 )
 
@@ -44,6 +45,9 @@ var features = []feature{
 	{"CAP_BPF", "5.8", asRoot + "CAP_BPF: BPF programs and maps", capability(unix.CAP_BPF)},
 	{"CAP_PERFMON", "5.8", asRoot + "CAP_PERFMON: reading sockets from BPF", capability(unix.CAP_PERFMON)},
 	{"CAP_SYS_PTRACE", "", asRoot + "CAP_SYS_PTRACE: finding out which process holds a socket", capability(unix.CAP_SYS_PTRACE)},
+	{"CAP_SETUID", "", asRoot + "CAP_SETUID, CAP_SETGID and CAP_SETPCAP: devices run as another user, without capabilities", capability(unix.CAP_SETUID)},
+	{"CAP_SETPCAP", "", asRoot + "CAP_SETPCAP: devices run without capabilities", capability(unix.CAP_SETPCAP)},
+	{"system call filters", "4.14", "use a kernel built with CONFIG_SECCOMP_FILTER: devices keep only the system calls that they need", func() (string, error) { return "", confine.Supported() }},
 	{"BTF", "5.4", "use a kernel built with CONFIG_DEBUG_INFO_BTF=y (/sys/kernel/btf/vmlinux)", kernelBTF},
 	{"memlock", "5.11", "raise the limit of locked memory: ulimit -l unlimited, LimitMEMLOCK=infinity", memlock},
 	{"mmapable BPF arrays", "5.5", upgrade, mmapableArray},

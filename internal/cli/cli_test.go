@@ -139,7 +139,7 @@ func (f *fake) Events(_ context.Context, follow bool, emit func(driver.Event) er
 func (f *fake) Devices(context.Context) ([]driver.Device, error) {
 	return []driver.Device{
 		{Device: "eth0", State: "running", PID: 99, HostPort: "toehold0", Capacity: 16384, Memory: 1 << 30, Connections: 20, Uptime: 65_000_000,
-			HeartbeatAge: 3000, Restarts: 1, Offloads: 40, Uploads: 20, Refused: map[string]int{"nat": 2, "device-full": 7},
+			HeartbeatAge: 3000, RunsAs: "user 65534, no capabilities, seccomp", Restarts: 1, Offloads: 40, Uploads: 20, Refused: map[string]int{"nat": 2, "device-full": 7},
 			Load: &driver.Load{BusyShare: 0.125, Busy: 8_000_000, PoolUsed: 3 << 20, Frames: 1000, Unknown: 4, BytesSent: 5 << 30, BytesReceived: 12345,
 				SegsSent: 3_700_000, SegsReceived: 9, Retransmits: 3, Uplink: driver.PortLoad{RxFrames: 9, RxDropped: 2}, Host: driver.PortLoad{TxErrors: 1}}},
 		{Device: "eth1", State: "down", Detail: "the uplink is gone: it is down", Refused: map[string]int{}},

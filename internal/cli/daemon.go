@@ -60,6 +60,7 @@ func daemonCommand(env *Env) *cobra.Command {
 	cmd.Flags().Int64Var(&o.Memory, "memory", defaultMemory, "octets of buffers that a device uses at most")
 	cmd.Flags().DurationVar(&o.StaleAfter, "stale-after", defaultStaleAfter, "age of its heartbeat at which a device counts as hung")
 	addReturns(cmd, &o.Returns)
+	cmd.Flags().Var(&o.DeviceUser, "device-user", "name or number of the user that devices run as (default toehold where there is such a user, else 65534)")
 	cmd.Flags().Var(&o.Controls, "congestion-control", "congestion controls of the device other than the sockets' own, such as bbr=cubic; * stands for any not named")
 	cmd.Flags().StringVar(&o.PolicyFile, "policy", "", "file of rules by which connections move by themselves, or the word default; SIGHUP reads it again")
 	cmd.Flags().BoolVar(&o.ForbidOption, "forbid-socket-option", false, "programs that set the socket option TOEHOLD_OFFLOAD get EPERM")
@@ -304,6 +305,7 @@ func deviceCommand(env *Env) *cobra.Command {
 	c := device.Config{
 		Socket: driver.DeviceSocket, Uplink: driver.DeviceUplink, HostPort: driver.DeviceHostPort,
 		Control: driver.DeviceControl, Blocks: driver.DeviceBlocks, Rings: driver.DeviceRings,
+		Confined: true,
 	}
 	uplink := cmd.Flags().String("uplink", "", "name of the uplink")
 	cmd.Flags().IntVar(&c.LinkHeader, "link-header", 14, "octets of the uplink's link header")

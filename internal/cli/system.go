@@ -151,6 +151,9 @@ func printDevices(w io.Writer, devices []driver.Device) error {
 		if d.Detail != "" {
 			fmt.Fprintf(w, "%s: %s\n", d.Device, d.Detail)
 		}
+		if d.RunsAs != "" {
+			fmt.Fprintf(w, "%s: runs as %s\n", d.Device, d.RunsAs)
+		}
 		if d.Load != nil {
 			printLoad(w, d.Device, d.Load)
 		}

@@ -15,6 +15,7 @@ import (
 
 	"toehold/internal/abi"
 	"toehold/internal/admission"
+	"toehold/internal/confine"
 	"toehold/internal/frame"
 	"toehold/internal/mono"
 	"toehold/internal/port"
@@ -37,6 +38,7 @@ type Config struct {
 	Returns        abi.Returns
 	Capability     admission.Capability
 	MTUProbing     bool // look for the path's MTU when large segments vanish
+	Confined       bool // the process is this device's alone, and keeps only what that needs
 	Log            *slog.Logger
 }
 
@@ -57,6 +59,9 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer l.close()
+	if err := c.confine(); err != nil {
+		return fmt.Errorf("confine the device: %w", err)
+	}
 	l.now = mono.Now()
 	l.publishLoad() // what stands there is of the device before
 	l.device.Greet(os.Getpid())
@@ -66,6 +71,24 @@ func Run(ctx context.Context, c Config) error {
 		}
 	}
 	return nil
+}
+
+// spareFiles are descriptors beside the channels: those inherited, those of Go's
+// runtime, and what comes with one message.
+const spareFiles = 512
+
+// confine comes after all has been opened, and before the driver's first word.
+func (c *Config) confine() error {
+	if !c.Confined {
+		return nil
+	}
+	time.Now().Zone() // reads the time zone, for the log
+	for _, fd := range []int{c.Control, c.Blocks, c.Rings} {
+		if fd > 0 {
+			unix.Close(fd) // it is mapped
+		}
+	}
+	return confine.Enter(uint64(c.MaxConnections + spareFiles))
 }
 
 // niceness is the loop's. The device stands for a card with processors of its

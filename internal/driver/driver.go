@@ -37,6 +37,7 @@ type Config struct {
 	Returns        abi.Returns          // when devices give connections back by themselves
 	Policy         *policy.Policy       // nil: connections move when an operator moves them
 	ForbidOption   bool                 // programs may not set TOEHOLD_OFFLOAD
+	DeviceUser     User                 // of the device processes
 	LogLevel       slog.Level           // of the device processes
 	Log            *slog.Logger
 }

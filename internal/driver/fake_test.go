@@ -38,6 +38,9 @@ func fakeDevice(kind string) int {
 		time.Sleep(time.Minute)
 		return 0
 	}
+	if crime, ok := strings.CutPrefix(kind, "traitor:"); ok {
+		return traitor(crime)
+	}
 	control, err := shm.MapControl(driver.DeviceControl)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

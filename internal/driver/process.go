@@ -16,6 +16,7 @@ import (
 
 	"toehold/internal/abi"
 	"toehold/internal/bpf"
+	"toehold/internal/confine"
 	"toehold/internal/kernel"
 	"toehold/internal/mono"
 	"toehold/internal/port"
@@ -144,6 +145,9 @@ func (p *process) unmapRings() {
 	p.rings = nil
 }
 
+// deviceNiceness is the loop's of a device, see there.
+const deviceNiceness = -20
+
 // spawn starts the process on the thread of a goroutine that lives as long as
 // this process: the parent-death signal is about the thread that forked.
 func (p *process) spawn(c *Config, uplink string, set *bpf.Set, g abi.Generations, inherited []int, rings int) error {
@@ -173,14 +177,23 @@ func (p *process) spawn(c *Config, uplink string, set *bpf.Set, g abi.Generation
 	}
 	args = append(args, returnFlags(&c.Returns)...)
 	attr := &syscall.ProcAttr{
-		Env: os.Environ(), Files: files,
+		Env: confine.Environment(os.Environ()), Files: files,
 		// A group of its own: a ^C is for the driver, which sends everything
 		// home first.
-		Sys: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true},
+		Sys: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true, Credential: c.DeviceUser.credential()},
 	}
-	onForker(func() { p.pid, err = syscall.ForkExec(c.Executable, args, attr) })
-	if err != nil {
-		return fmt.Errorf("start %s device: %w", c.Executable, err)
+	onForker(func() {
+		// The device may not raise its priority, and says if it is too low.
+		unix.Setpriority(unix.PRIO_PROCESS, 0, deviceNiceness)
+		if err = confine.Shed(); err == nil {
+			p.pid, err = syscall.ForkExec(c.Executable, args, attr)
+		}
+	})
+	switch {
+	case errors.Is(err, unix.EACCES):
+		return fmt.Errorf("start %s device as user %s: %w; others than its owner have to be able to execute it", c.Executable, &c.DeviceUser, err)
+	case err != nil:
+		return fmt.Errorf("start %s device as user %s: %w", c.Executable, &c.DeviceUser, err)
 	}
 	return nil
 }

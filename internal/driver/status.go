@@ -8,6 +8,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"toehold/internal/abi"
+	"toehold/internal/confine"
 	"toehold/internal/mono"
 	"toehold/internal/shm"
 )
@@ -21,6 +22,7 @@ func (d *Driver) Devices(context.Context) ([]Device, error) {
 		if v.Load != nil {
 			v.Load.Host.RxDropped = droppedTowards(v.HostPort)
 		}
+		v.RunsAs = runsAs(v.PID)
 		all = append(all, v)
 	}
 	return all, nil
@@ -123,4 +125,16 @@ func droppedTowards(hostPort string) uint64 {
 		return 0
 	}
 	return l.Attrs().Statistics.TxDropped
+}
+
+// runsAs says what a device process may do, "" when it is gone.
+func runsAs(pid int) string {
+	if pid == 0 {
+		return ""
+	}
+	s, err := confine.Of(pid)
+	if err != nil {
+		return ""
+	}
+	return s.String()
 }

@@ -209,6 +209,7 @@ type Device struct {
 	Detail       string         `json:"detail,omitempty"`
 	Paused       bool           `json:"paused"` // takes nobody new
 	PID          int            `json:"pid"`
+	RunsAs       string         `json:"runs_as"` // what the kernel lets the process do
 	HostPort     string         `json:"host_port"`
 	Capacity     int            `json:"capacity"`     // connections
 	Memory       int64          `json:"memory"`       // octets of buffers

@@ -44,6 +44,8 @@ func prepareSocket(fd, filterFD int, mark uint32) error {
 	}{
 		{name: "PACKET_VNET_HDR", level: unix.SOL_PACKET, opt: unix.PACKET_VNET_HDR, value: 1},
 		{name: "SO_ATTACH_BPF", level: unix.SOL_SOCKET, opt: unix.SO_ATTACH_BPF, value: filterFD, withheld: filterFD < 0},
+		// For good: what the filter keeps from the device is not its to see.
+		{name: "SO_LOCK_FILTER", level: unix.SOL_SOCKET, opt: unix.SO_LOCK_FILTER, value: 1, withheld: filterFD < 0},
 		{name: "SO_MARK", level: unix.SOL_SOCKET, opt: unix.SO_MARK, value: int(mark)},
 		{name: "SO_RCVBUFFORCE", level: unix.SOL_SOCKET, opt: unix.SO_RCVBUFFORCE, value: socketBuffer},
 		{name: "SO_SNDBUFFORCE", level: unix.SOL_SOCKET, opt: unix.SO_SNDBUFFORCE, value: socketBuffer},
