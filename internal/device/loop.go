@@ -82,7 +82,7 @@ func (c *Config) confine() error {
 	if !c.Confined {
 		return nil
 	}
-	time.Now().Zone() // reads the time zone, for the log
+	_, _ = time.Now().Zone() // reads the time zone, for the log
 	for _, fd := range []int{c.Control, c.Blocks, c.Rings} {
 		if fd > 0 {
 			unix.Close(fd) // it is mapped
