@@ -53,15 +53,20 @@ func MapRings(fd, n int) ([]byte, error) {
 }
 
 // MakeRings makes the file of the rings of n connections, which goes with its last
-// descriptor and mapping.
+// descriptor and mapping. Its size is sealed: whoever could make it smaller would
+// have the others that have it mapped die of SIGBUS. Holes can be punched.
 func MakeRings(n int) (int, error) {
-	fd, err := unix.MemfdCreate("toehold-rings", unix.MFD_CLOEXEC)
+	fd, err := unix.MemfdCreate("toehold-rings", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return -1, fmt.Errorf("memfd_create: %w", err)
 	}
 	if err := unix.Ftruncate(fd, int64(n)*abi.RingSize); err != nil {
 		unix.Close(fd)
 		return -1, fmt.Errorf("ftruncate the rings: %w", err)
+	}
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL); err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("seal the size of the rings: %w", err)
 	}
 	return fd, nil
 }

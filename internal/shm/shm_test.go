@@ -140,3 +140,34 @@ func TestRings(t *testing.T) {
 		t.Error("no error for rings of no connection")
 	}
 }
+
+// Whoever has the rings can neither change their size nor allow it, and can give
+// memory back.
+func TestRingsKeepTheirSize(t *testing.T) {
+	fd, err := MakeRings(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	const size = 2 * abi.RingSize
+	for _, n := range []int64{0, size - 1, size + 1, 2 * size} {
+		if err := unix.Ftruncate(fd, n); err != unix.EPERM {
+			t.Errorf("ftruncate to %d octets: %v", n, err)
+		}
+	}
+	if err := unix.Fallocate(fd, 0, size, 1); err != unix.EPERM {
+		t.Errorf("fallocate beyond the end: %v", err)
+	}
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_WRITE); err != unix.EPERM {
+		t.Errorf("another seal: %v", err)
+	}
+	rings, err := MapRings(fd, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Munmap(rings)
+	rings[0], rings[abi.RingSize] = 1, 2
+	if err := unix.Madvise(rings[:abi.RingSize], unix.MADV_REMOVE); err != nil || rings[0] != 0 || rings[abi.RingSize] != 2 {
+		t.Errorf("a hole: %v, then %d and %d", err, rings[0], rings[abi.RingSize])
+	}
+}
