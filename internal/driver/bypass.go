@@ -3,6 +3,7 @@ package driver
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,17 +42,19 @@ func (ch *channel) thaw() { ch.once.Do(func() { close(ch.thawed) }) }
 // beyond stays in its socket's own send queue.
 const channelLimit = 256 << 10
 
-// Attach begins to tie a channel to the program's socket.
-func (u *uplink) Attach(c *handover.Conn) {
-	ch := &channel{id: c.HWID, flow: c.Flow, fd: -1, inode: c.State.Inode, thawed: make(chan struct{})}
-	u.channels[c.HWID] = ch
-	set, key := u.set, c.Key
-	if set != nil { // what stands there is of the channel before
-		set.Blocks()[c.HWID.Index()].Channel = abi.ChannelPart{}
+// Attach begins to make channels for programs' sockets.
+func (u *uplink) Attach(conns []*handover.Conn) {
+	set, channels := u.set, make([]*channel, len(conns))
+	for i, c := range conns {
+		channels[i] = &channel{id: c.HWID, flow: c.Flow, fd: -1, inode: c.State.Inode, thawed: make(chan struct{})}
+		u.channels[c.HWID] = channels[i]
+		if set != nil { // what stands there is of the channel before
+			set.Blocks()[c.HWID.Index()].Channel = abi.ChannelPart{}
+		}
 	}
 	u.surgeon.do(func() {
-		why, detail := u.surgeon.prepare(set, ch)
-		u.report(func() { u.attached(key, ch, why, detail) })
+		ends := u.surgeon.prepare(set, channels)
+		u.report(func() { u.attached(channels, ends) })
 	})
 }
 
@@ -63,14 +66,19 @@ func (u *uplink) report(f func()) {
 	}
 }
 
-func (u *uplink) attached(key flow.Key, ch *channel, why abi.Reason, detail string) {
-	if u.channels[ch.id] != ch { // detached meanwhile
-		return
+// attached tells the table how the making of channels ended.
+func (u *uplink) attached(channels []*channel, ends []handover.Step) {
+	told := ends[:0]
+	for i, ch := range channels {
+		if u.channels[ch.id] != ch { // detached meanwhile
+			continue
+		}
+		if ends[i].Reason != abi.None {
+			delete(u.channels, ch.id)
+		}
+		told = append(told, ends[i])
 	}
-	if why != abi.None {
-		delete(u.channels, ch.id)
-	}
-	u.checked(u.table.Attached(mono.Now(), ch.id, why, detail))
+	u.checked(u.table.Attached(mono.Now(), told))
 }
 
 // checked takes a device for lost that the table cannot rely on any more.
@@ -90,17 +98,33 @@ func (u *uplink) Detach(c *handover.Conn) {
 	}
 }
 
-// Join sends a Join with the connection's channel.
-func (u *uplink) Join(c *handover.Conn) error {
-	ch := u.channels[c.HWID]
-	switch {
-	case ch == nil || ch.fd < 0:
-		return fmt.Errorf("%s has no channel", c.HWID)
-	case u.proc == nil || u.proc.doomed:
+// Join sends Joins with the connections' channels.
+func (u *uplink) Join(conns []*handover.Conn) error {
+	for some := range slices.Chunk(conns, abi.MaxJoins) {
+		if err := u.joinSome(some); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (u *uplink) joinSome(conns []*handover.Conn) error {
+	if u.proc == nil || u.proc.doomed {
 		return errNoDevice
 	}
-	u.message = abi.Append(u.message[:0], abi.Join, 0, []abi.Command{{HWID: c.HWID}})
-	return u.proc.sendWith(u.message, unix.UnixRights(ch.fd))
+	var (
+		commands [abi.MaxJoins]abi.Command
+		fds      [abi.MaxJoins]int
+	)
+	for i, c := range conns {
+		ch := u.channels[c.HWID]
+		if ch == nil || ch.fd < 0 {
+			return fmt.Errorf("%s has no channel", c.HWID)
+		}
+		commands[i].HWID, fds[i] = c.HWID, ch.fd
+	}
+	u.message = abi.Append(u.message[:0], abi.Join, 0, commands[:len(conns)])
+	return u.proc.sendWith(u.message, unix.UnixRights(fds[:len(conns)]...))
 }
 
 // A program that reads at all has read what was there within this time.
@@ -110,36 +134,48 @@ const (
 	drainMost  = time.Millisecond
 )
 
-// Drain waits until the program has read all that S received.
-func (u *uplink) Drain(c *handover.Conn) {
-	set, key, id := u.set, c.Key, c.HWID
+// Drain waits until programs have read all that their sockets received.
+func (u *uplink) Drain(conns []*handover.Conn) {
+	set, keys, ids := u.set, make([]flow.Key, len(conns)), make([]abi.HWID, len(conns))
+	for i, c := range conns {
+		keys[i], ids[i] = c.Key, c.HWID
+	}
 	go func() {
-		why, detail := abi.NotDrained, ""
-		var s [1]abi.KernelState
-		for by, pause := mono.Now().Add(drainLimit), drainLeast; ; pause = min(2*pause, drainMost) {
-			if err := set.Probe([]flow.Key{key}, s[:]); err != nil {
-				why, detail = abi.InternalError, err.Error()
-				break
+		by := mono.Now().Add(drainLimit)
+		for pause := drainLeast; len(keys) > 0; pause = min(2*pause, drainMost) {
+			var ends []handover.Step
+			if keys, ids, ends = look(set, keys, ids, mono.Now() > by); len(ends) > 0 {
+				u.report(func() { u.checked(u.table.Drained(mono.Now(), ends)) })
 			}
-			if s[0].State != unix.BPF_TCP_ESTABLISHED || handover.Verdict(&s[0]) != abi.None {
-				why = abi.NotEstablished
-				break
+			if len(keys) > 0 {
+				time.Sleep(pause)
 			}
-			if s[0].RcvNxt == s[0].CopiedSeq {
-				why = abi.None
-				break
-			}
-			if mono.Now() > by {
-				detail = fmt.Sprintf("%d octets were unread after %v", s[0].RcvNxt-s[0].CopiedSeq, drainLimit)
-				break
-			}
-			time.Sleep(pause)
 		}
-		if detail == "" {
-			detail = why.Text()
-		}
-		u.report(func() { u.checked(u.table.Drained(mono.Now(), id, why, detail)) })
 	}()
+}
+
+// look returns those of the connections whose programs are to read on, and how
+// the waiting for the others has ended; for all of them, when it is late.
+func look(set *bpf.Set, keys []flow.Key, ids []abi.HWID, late bool) (readingKeys []flow.Key, reading []abi.HWID, ends []handover.Step) {
+	states := make([]abi.KernelState, len(keys))
+	err := set.Probe(keys, states)
+	for i := range keys {
+		s, end := &states[i], handover.Step{HWID: ids[i]}
+		switch {
+		case err != nil:
+			end.Reason, end.Detail = abi.InternalError, err.Error()
+		case s.State != unix.BPF_TCP_ESTABLISHED || handover.Verdict(s) != abi.None:
+			end.Reason, end.Detail = abi.NotEstablished, abi.NotEstablished.Text()
+		case s.RcvNxt == s.CopiedSeq:
+		case late:
+			end.Reason, end.Detail = abi.NotDrained, fmt.Sprintf("%d octets were unread after %v", s.RcvNxt-s.CopiedSeq, drainLimit)
+		default:
+			readingKeys, reading = append(readingKeys, keys[i]), append(reading, ids[i])
+			continue
+		}
+		ends = append(ends, end)
+	}
+	return readingKeys, reading, ends
 }
 
 // Open has what the program sends go to the channel.

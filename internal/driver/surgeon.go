@@ -85,26 +85,43 @@ func (s *surgeon) end() {
 	<-s.ended
 }
 
-// prepare makes a channel for a program's socket, if the program is one that
-// will not notice.
-func (s *surgeon) prepare(set *bpf.Set, ch *channel) (why abi.Reason, detail string) {
+// prepare makes channels for those programs' sockets whose programs will not
+// notice.
+func (s *surgeon) prepare(set *bpf.Set, channels []*channel) []handover.Step {
+	why, detail := abi.None, ""
 	if set == nil {
-		return abi.UplinkGone, errNoInterface.Error()
+		why, detail = abi.UplinkGone, errNoInterface.Error()
+	} else if err := set.OpenChannels(); err != nil {
+		why, detail = abi.ChannelFailed, err.Error()
+	} else if err := findOwners(channels); err != nil {
+		s.log.Debug("owners", "err", err)
 	}
-	if err := set.OpenChannels(); err != nil {
-		return abi.ChannelFailed, err.Error()
+	screen, ends := new(kernel.Screen), make([]handover.Step, len(channels))
+	for i, ch := range channels {
+		ends[i] = handover.Step{HWID: ch.id, Reason: why, Detail: detail}
+		if why == abi.None {
+			ends[i].Reason, ends[i].Detail = ch.open(screen)
+		}
 	}
-	if err := findOwners([]*channel{ch}); err != nil {
-		return abi.NoOwner, err.Error()
+	return ends
+}
+
+// open makes the channel, or says why its S cannot be bypassed.
+func (ch *channel) open(screen *kernel.Screen) (why abi.Reason, detail string) {
+	if len(ch.owners) == 0 {
+		return abi.NoOwner, abi.NoOwner.Text()
 	}
 	err := kernel.Borrow(ch.owners[0], ch.inode, func(fd int) (err error) {
-		if why, detail = s.screen(fd, ch); why == abi.None {
+		if why, detail = screen.Bypassable(fd, ch.owners); why == abi.None {
 			ch.fd, err = kernel.OpenChannel()
 		}
 		return err
 	})
-	if err != nil {
+	switch {
+	case err != nil:
 		return abi.ChannelFailed, err.Error()
+	case why != abi.None && detail == "":
+		detail = why.Text()
 	}
 	return why, detail
 }
@@ -119,15 +136,6 @@ func (ch *channel) tie(set *bpf.Set) error {
 		ch.tied = err == nil
 		return err
 	})
-}
-
-// screen says why a socket cannot be bypassed.
-func (s *surgeon) screen(fd int, ch *channel) (abi.Reason, string) {
-	why, detail := new(kernel.Screen).Bypassable(fd, ch.owners)
-	if why != abi.None && detail == "" {
-		detail = why.Text()
-	}
-	return why, detail
 }
 
 // untie gives a channel up whose S is over, or was never tied.

@@ -10,11 +10,14 @@ import (
 
 // Into bypass, from shadow:
 //
-//	attach    tie a channel to S                 undo: Detach
+//	attach    make a channel                     undo: Detach
 //	Join      the device sends S nothing more    undo: Resume, Detach
 //	Drain     S's program has read everything    undo: the same
 //	Open      what it sends goes to the channel  undo: Part and what follows
 //	Divert    what it receives comes from there
+//
+// On the way from the kernel, attach begins while the device is yet to own the
+// connection, which takes as long.
 //
 // and back to shadow:
 //
@@ -25,27 +28,74 @@ import (
 //
 // Without a device, Rebuild is followed by Unsteer and Thaw.
 
-// attach begins the way into bypass of a connection that is owned.
-func (t *Table) attach(now mono.Time, c *Conn) {
-	t.expect(Attaching, now.Add(t.limits.Answer), c)
-	t.hands.Attach(c)
+// A Step is how a step of the hands for one connection ended. With a Reason, it
+// was not done.
+type Step struct {
+	HWID   abi.HWID
+	Reason abi.Reason
+	Detail string
 }
 
-// Attached goes on with a connection whose channel is tied to S, or that stays
-// in shadow for a reason.
-func (t *Table) Attached(now mono.Time, id abi.HWID, r abi.Reason, detail string) error {
-	c := t.conns[id]
-	switch {
-	case c == nil || c.Phase != Attaching:
-	case r != abi.None:
-		t.stay(now, c, r, detail)
-	default:
-		t.expect(Joining, now.Add(t.limits.Answer), c)
-		if err := t.hands.Join(c); err != nil {
-			t.fail("join of %v not sent: %v", c.Flow, err)
+// attach has channels made.
+func (t *Table) attach(conns []*Conn) {
+	var wanted []*Conn
+	for _, c := range conns {
+		if c.bypass {
+			c.attaching, c.attached = true, nil
+			wanted = append(wanted, c)
 		}
 	}
+	if len(wanted) > 0 {
+		t.hands.Attach(wanted)
+	}
+}
+
+// detach is the undo of attach, whether it has ended or not.
+func (t *Table) detach(c *Conn) {
+	c.attaching, c.attached = false, nil
+	t.hands.Detach(c)
+}
+
+// Attached goes on with connections that have a channel, or that stay in shadow
+// for a reason.
+func (t *Table) Attached(now mono.Time, ends []Step) error {
+	var owned []*Conn
+	for _, e := range ends {
+		c := t.conns[e.HWID]
+		if c == nil || !c.attaching {
+			continue
+		}
+		c.attaching, c.attached = false, &e
+		if c.Phase == Attaching {
+			owned = append(owned, c)
+		}
+	}
+	t.join(now, owned)
 	return t.broken
+}
+
+// join is Join, of connections that are owned. For those that attach has not
+// ended for it comes when that has.
+func (t *Table) join(now mono.Time, conns []*Conn) {
+	var ready []*Conn
+	for _, c := range conns {
+		end := c.attached
+		switch c.attached = nil; {
+		case end == nil:
+			t.expect(Attaching, now.Add(t.limits.Answer), c)
+		case end.Reason != abi.None:
+			t.stay(now, c, end.Reason, end.Detail)
+		default:
+			ready = append(ready, c)
+		}
+	}
+	if len(ready) == 0 {
+		return
+	}
+	t.expect(Joining, now.Add(t.limits.Answer), ready...)
+	if err := t.hands.Join(ready); err != nil {
+		t.fail("join of %d connections not sent: %v", len(ready), err)
+	}
 }
 
 // stay ends a way into bypass in shadow.
@@ -96,38 +146,49 @@ func (t *Table) leave(now mono.Time, conns []*Conn, end Kind, r abi.Reason, deta
 	t.part(now, bypassed, end, r, detail)
 }
 
-// joined goes on when S has acknowledged what the device sent it.
-func (t *Table) joined(now mono.Time, c *Conn, a *abi.Answer) {
-	if c.Phase != Joining {
-		return
-	}
-	if a.Reason != abi.None {
-		t.unjoin(now, c, a.Reason, a.Reason.Text())
-		return
-	}
-	t.expect(Draining, now.Add(t.limits.Answer), c)
-	t.hands.Drain(c)
-}
-
-// Drained goes on when the program has read what S had received, or has not in
-// time.
-func (t *Table) Drained(now mono.Time, id abi.HWID, r abi.Reason, detail string) error {
-	c := t.conns[id]
-	switch {
-	case c == nil || c.Phase != Draining:
-		return t.broken
-	case r == abi.None && c.recalled == abi.None:
-		if err := t.hands.Open(c); err != nil {
-			r, detail = abi.ChannelFailed, err.Error()
+// joined goes on with those whose S has acknowledged what the device sent it.
+func (t *Table) joined(now mono.Time, answers []abi.Answer) {
+	var quiet []*Conn
+	for i := range answers {
+		a := &answers[i]
+		c := t.conns[a.HWID]
+		switch {
+		case c == nil || c.Phase != Joining:
+		case a.Reason != abi.None:
+			t.unjoin(now, c, a.Reason, a.Reason.Text())
+		default:
+			quiet = append(quiet, c)
 		}
 	}
-	if r != abi.None || c.recalled != abi.None {
-		t.unjoin(now, c, r, detail)
-		return t.broken
+	if len(quiet) > 0 {
+		t.expect(Draining, now.Add(t.limits.Answer), quiet...)
+		t.hands.Drain(quiet)
 	}
-	c.Attachment = abi.AttachBypass
-	t.expect(Diverting, now.Add(t.limits.Answer), c)
-	t.command(abi.Divert, []*Conn{c})
+}
+
+// Drained goes on with those whose programs have read what S had received, or
+// have not in time.
+func (t *Table) Drained(now mono.Time, ends []Step) error {
+	var opened []*Conn
+	for _, e := range ends {
+		c := t.conns[e.HWID]
+		if c == nil || c.Phase != Draining {
+			continue
+		}
+		if e.Reason == abi.None && c.recalled == abi.None {
+			if err := t.hands.Open(c); err != nil {
+				e.Reason, e.Detail = abi.ChannelFailed, err.Error()
+			}
+		}
+		if e.Reason != abi.None || c.recalled != abi.None {
+			t.unjoin(now, c, e.Reason, e.Detail)
+			continue
+		}
+		c.Attachment = abi.AttachBypass
+		opened = append(opened, c)
+	}
+	t.expect(Diverting, now.Add(t.limits.Answer), opened...)
+	t.command(abi.Divert, opened)
 	return t.broken
 }
 
@@ -317,7 +378,7 @@ func (t *Table) resumed(now mono.Time, answers []abi.Answer) {
 		t.hands.Thaw(thaw)
 	}
 	for _, c := range undone {
-		t.hands.Detach(c)
+		t.detach(c)
 		t.rest(now, c, Offloaded)
 	}
 	var home []*Conn
@@ -344,7 +405,7 @@ func (t *Table) lateBypass(now mono.Time, p Phase, conns []*Conn) {
 	for _, c := range conns {
 		switch p {
 		case Attaching:
-			t.hands.Detach(c)
+			t.detach(c)
 			t.stay(now, c, abi.ChannelFailed, fmt.Sprintf("no channel after %v", t.limits.Answer))
 		case Joining, Draining:
 			t.unjoin(now, c, abi.NotDrained, fmt.Sprintf("S was not quiet after %v", now.Sub(c.since)))
@@ -369,7 +430,7 @@ func (t *Table) overInBypass(now mono.Time, c *Conn, why abi.Reason) {
 			t.hands.Thaw([]*Conn{c})
 		}
 	}
-	t.hands.Detach(c)
+	t.detach(c)
 	c.end, c.reason, c.detail, c.Attachment = Over, why, why.Text(), abi.AttachShadow
 	t.unsteer(now, []*Conn{c})
 }
@@ -385,7 +446,7 @@ func (t *Table) loseBypass(now mono.Time, all []*Conn, why abi.Reason) []*Conn {
 			others = append(others, c)
 		case c.Attachment != abi.AttachBypass:
 			if c.bypassMoving() {
-				t.hands.Detach(c)
+				t.detach(c)
 			}
 			others = append(others, c)
 		default:

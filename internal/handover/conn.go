@@ -75,6 +75,9 @@ type Conn struct {
 	recalled abi.Reason // it is to go home as soon as it rests
 	short    abi.Reason // why it stayed in shadow
 
+	attaching bool  // a channel is being made
+	attached  *Step // how that has ended, while it is yet to be gone on with
+
 	control  [16]byte  // congestion control that the device is to use, zero: the socket's
 	ticket   uint64    // of the request that the present move serves, 0 none
 	since    mono.Time // start of the present move

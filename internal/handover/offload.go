@@ -41,7 +41,8 @@ func (t *Table) attachOwned(now mono.Time, c *Conn) bool {
 		return false
 	}
 	there.bypass, there.promoted, there.ticket, there.since, there.stall, there.bytes = true, true, c.ticket, c.since, 0, 0
-	t.attach(now, there)
+	t.expect(Attaching, now.Add(t.limits.Answer), there)
+	t.attach([]*Conn{there})
 	return true
 }
 
@@ -161,6 +162,7 @@ func Detail(s *abi.KernelState, r abi.Reason) string {
 // steer is Steer, the second Probe, Describe and Own. From Steer to Own
 // nothing waits: only what the device passes in this time it must copy.
 func (t *Table) steer(now mono.Time, conns []*Conn) {
+	t.attach(conns)
 	if err := t.hands.Steer(t.keysOf(conns), t.idsOf(conns)); err != nil {
 		blame(conns, abi.InternalError, "steer: "+err.Error())
 		t.undo(now, conns)
@@ -222,21 +224,26 @@ func (t *Table) unsteerAndUndo(now mono.Time, conns []*Conn, r abi.Reason, detai
 	t.unsteer(now, conns)
 }
 
-// owned ends an offload, or starts its undo.
-func (t *Table) owned(now mono.Time, c *Conn, a *abi.Answer) {
-	if c.Phase != Owning {
-		return // it came too late: the undo is under way
+// owned ends offloads, has them go on to bypass, or starts their undo.
+func (t *Table) owned(now mono.Time, answers []abi.Answer) {
+	var onward []*Conn
+	for i := range answers {
+		a := &answers[i]
+		c := t.conns[a.HWID]
+		if c == nil || c.Phase != Owning {
+			continue // it came too late: the undo is under way
+		}
+		c.stall, c.bytes = time.Duration(a.StallNS), a.Bytes
+		switch {
+		case a.Reason != abi.None:
+			t.pass(now, []*Conn{c}, Refused, a.Reason, a.Reason.Text())
+		case c.bypass:
+			onward = append(onward, c)
+		default:
+			t.rest(now, c, Offloaded)
+		}
 	}
-	c.stall, c.bytes = time.Duration(a.StallNS), a.Bytes
-	if a.Reason != abi.None {
-		t.pass(now, []*Conn{c}, Refused, a.Reason, a.Reason.Text())
-		return
-	}
-	if c.bypass {
-		t.attach(now, c)
-		return
-	}
-	t.rest(now, c, Offloaded)
+	t.join(now, onward)
 }
 
 // late undoes offloads that the device did not come to own in time, with the

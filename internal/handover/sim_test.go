@@ -105,6 +105,14 @@ func names(keys []flow.Key) string {
 	return strings.Join(s, " ")
 }
 
+func namesOf(conns []*Conn) string {
+	var keys []flow.Key
+	for _, c := range conns {
+		keys = append(keys, c.Key)
+	}
+	return names(keys)
+}
+
 func (w *world) Probe(keys []flow.Key, out []abi.KernelState) error {
 	if err := w.call("probe %s", names(keys)); err != nil {
 		return err
@@ -177,10 +185,12 @@ var commandNames = map[abi.Type]string{
 	abi.Own: "own", abi.Pass: "pass", abi.Release: "release", abi.Divert: "divert", abi.Part: "part", abi.Resume: "resume",
 }
 
-func (w *world) Attach(c *Conn) {
-	w.log = append(w.log, "attach "+nameOf(c.Flow))
-	w.tied[c.HWID] = true
-	w.tasks = append(w.tasks, task{"attach", []*Conn{c}})
+func (w *world) Attach(conns []*Conn) {
+	w.log = append(w.log, "attach "+namesOf(conns))
+	for _, c := range conns {
+		w.tied[c.HWID] = true
+	}
+	w.tasks = append(w.tasks, task{"attach", slices.Clone(conns)})
 }
 
 func (w *world) Detach(c *Conn) {
@@ -189,17 +199,21 @@ func (w *world) Detach(c *Conn) {
 	delete(w.open, c.HWID) // S is over
 }
 
-func (w *world) Join(c *Conn) error {
-	if err := w.call("join %s", nameOf(c.Flow)); err != nil {
+func (w *world) Join(conns []*Conn) error {
+	if err := w.call("join %s", namesOf(conns)); err != nil {
 		return err
 	}
-	w.queue = append(w.queue, message{kind: abi.Join, ids: []abi.HWID{c.HWID}})
+	var ids []abi.HWID
+	for _, c := range conns {
+		ids = append(ids, c.HWID)
+	}
+	w.queue = append(w.queue, message{kind: abi.Join, ids: ids})
 	return nil
 }
 
-func (w *world) Drain(c *Conn) {
-	w.log = append(w.log, "drain "+nameOf(c.Flow))
-	w.tasks = append(w.tasks, task{"drain", []*Conn{c}})
+func (w *world) Drain(conns []*Conn) {
+	w.log = append(w.log, "drain "+namesOf(conns))
+	w.tasks = append(w.tasks, task{"drain", slices.Clone(conns)})
 }
 
 func (w *world) Open(c *Conn) error {
@@ -211,11 +225,7 @@ func (w *world) Open(c *Conn) error {
 }
 
 func (w *world) Rebuild(conns []*Conn) {
-	var keys []flow.Key
-	for _, c := range conns {
-		keys = append(keys, c.Key)
-	}
-	w.log = append(w.log, "rebuild "+names(keys))
+	w.log = append(w.log, "rebuild "+namesOf(conns))
 	w.tasks = append(w.tasks, task{"rebuild", slices.Clone(conns)})
 }
 
@@ -234,15 +244,18 @@ func (w *world) perform(now mono.Time, t *Table, r abi.Reason, lost bool) error 
 	if r == abi.None && w.call("%s is done", k.what) != nil {
 		r = abi.InternalError
 	}
-	c := k.conns[0]
-	switch k.what {
-	case "attach":
-		if r != abi.None {
+	var steps []Step
+	for _, c := range k.conns {
+		steps = append(steps, Step{c.HWID, r, r.Text()})
+		if k.what == "attach" && r != abi.None {
 			delete(w.tied, c.HWID)
 		}
-		return t.Attached(now, c.HWID, r, r.Text())
+	}
+	switch k.what {
+	case "attach":
+		return t.Attached(now, steps)
 	case "drain":
-		return t.Drained(now, c.HWID, r, r.Text())
+		return t.Drained(now, steps)
 	}
 	var ends []Rebuilt
 	for _, c := range k.conns {

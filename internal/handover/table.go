@@ -30,17 +30,17 @@ type Hands interface {
 	// abi.MaxEntries ids.
 	Command(t abi.Type, ids []abi.HWID) error
 
-	// Attach begins to make a channel and to tie it to the program's socket,
-	// closed. Table.Attached is to be called when it has come to an end.
-	Attach(c *Conn)
+	// Attach begins to make channels to tie the programs' sockets to.
+	// Table.Attached is to be called when that has come to an end for any.
+	Attach(conns []*Conn)
 	// Detach is the undo of Attach, also of one that has not ended.
 	Detach(c *Conn)
-	// Join sends a Join with the connection's channel.
-	Join(c *Conn) error
-	// Drain begins to wait until the program has read all that its socket
-	// received; then, or when that takes too long, Table.Drained is to be called.
-	Drain(c *Conn)
-	// Open has what the program sends go to the channel, and keeps the wire's
+	// Join sends Joins with the connections' channels.
+	Join(conns []*Conn) error
+	// Drain begins to wait until programs have read all that their sockets
+	// received; when any has, or takes too long, Table.Drained is to be called.
+	Drain(conns []*Conn)
+	// Open ties the channel to S: what the program sends goes there. It keeps the wire's
 	// frames from its socket.
 	Open(c *Conn) error
 	// Rebuild begins to freeze the programs of connections and to bring their
@@ -156,6 +156,9 @@ func (t *Table) finish(now mono.Time, c *Conn, k Kind) {
 
 // forget takes c out of the table.
 func (t *Table) forget(c *Conn) {
+	if c.attaching || c.attached != nil {
+		t.detach(c)
+	}
 	delete(t.moving, c)
 	delete(t.flows, c.Key)
 	if t.conns[c.HWID] == c {

@@ -173,11 +173,15 @@ func (t *Table) Answer(now mono.Time, h abi.Header, answers []abi.Answer) error 
 		t.admitted(now, h.Batch, answers)
 	case abi.Passing:
 		t.passing(now, answers)
+	case abi.Owned:
+		t.owned(now, answers)
+	case abi.Joined:
+		t.joined(now, answers)
 	case abi.Parted:
 		t.parted(now, answers)
 	case abi.Resumed:
 		t.resumed(now, answers)
-	case abi.Owned, abi.Released, abi.Notice, abi.Joined, abi.Diverted:
+	case abi.Released, abi.Notice, abi.Diverted:
 		t.each(now, h.Type, answers)
 	default:
 		t.fail("message of type %d is not the device's to send", h.Type)
@@ -193,12 +197,8 @@ func (t *Table) each(now mono.Time, m abi.Type, answers []abi.Answer) {
 		c := t.conns[a.HWID]
 		switch {
 		case c == nil:
-		case m == abi.Owned:
-			t.owned(now, c, a)
 		case m == abi.Notice:
 			t.notice(now, c, a)
-		case m == abi.Joined:
-			t.joined(now, c, a)
 		case m == abi.Diverted:
 			t.diverted(now, c, a)
 		case c.Phase == Releasing:

@@ -135,7 +135,7 @@ func (r *Rebuild) reachable() error {
 // peer from its address.
 func Reachable(fd int, id flow.ID) error {
 	r := &Rebuild{Flow: id}
-	if err := r.keep(fd); err != nil {
+	if err := r.keepRoute(fd); err != nil {
 		return err
 	}
 	return r.reachable()

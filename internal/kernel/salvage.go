@@ -3,6 +3,7 @@ package kernel
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -92,17 +93,19 @@ type repairWindow struct {
 	SndWL1, SndWnd, MaxWnd, RcvWnd, RcvWup uint32
 }
 
+// unreadRoom is for what is read, of which there is nothing as a rule.
+var unreadRoom = sync.Pool{New: func() any { return new([256 << 10]byte) }}
+
 // TakeUnread reads what the program has not: of a socket in a sockmap that
 // queue first, then TCP's. From then on nobody else has these octets; so it
 // comes before the socket leaves the sockmap, which throws its queue away. fin
 // says that the peer's FIN follows them.
 func TakeUnread(fd int) (octets []byte, fin bool, err error) {
-	const step = 64 << 10
+	room := unreadRoom.Get().(*[256 << 10]byte)
+	defer unreadRoom.Put(room)
 	for {
-		octets = append(octets, make([]byte, step)...)
-		have := len(octets) - step
-		n, _, err := unix.Recvfrom(fd, octets[have:], unix.MSG_DONTWAIT)
-		octets = octets[:have+max(n, 0)]
+		n, _, err := unix.Recvfrom(fd, room[:], unix.MSG_DONTWAIT)
+		octets = append(octets, room[:max(n, 0)]...)
 		switch {
 		case errors.Is(err, unix.EINTR) || n > 0:
 		case errors.Is(err, unix.EAGAIN):
@@ -139,26 +142,47 @@ func Salvage(fd int, id flow.ID) (r *Rebuild, err error) {
 	return r, nil
 }
 
-// keep reads the options that are to be put back. SO_REUSEADDR is another in
-// repair mode.
-func (r *Rebuild) keep(fd int) (err error) {
-	for _, o := range []struct {
-		option int
-		to     *int
-	}{
-		{unix.SO_DOMAIN, &r.family}, {unix.SO_BINDTOIFINDEX, &r.boundIf}, {unix.SO_REUSEADDR, &r.reuse}, {unix.SO_MARK, &r.mark},
-		{unix.SO_SNDBUF, &r.sndBuf}, {unix.SO_RCVBUF, &r.rcvBuf}, {unix.SO_BUF_LOCK, &r.bufLock},
-	} {
+// A socketOption is one of SOL_SOCKET, and where its value is kept.
+type socketOption struct {
+	option int
+	to     *int
+}
+
+func readOptions(fd int, options ...socketOption) (err error) {
+	for _, o := range options {
 		if *o.to, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, o.option); err != nil {
 			return fmt.Errorf("socket option %d: %w", o.option, err)
 		}
+	}
+	return nil
+}
+
+// keep reads the options that are to be put back. SO_REUSEADDR is another in
+// repair mode.
+func (r *Rebuild) keep(fd int) error {
+	err := readOptions(fd, socketOption{unix.SO_REUSEADDR, &r.reuse}, socketOption{unix.SO_SNDBUF, &r.sndBuf},
+		socketOption{unix.SO_RCVBUF, &r.rcvBuf}, socketOption{unix.SO_BUF_LOCK, &r.bufLock})
+	if err == nil {
+		err = r.keepRoute(fd)
+	}
+	if err != nil {
+		return err
+	}
+	return r.keepLost(fd)
+}
+
+// keepRoute reads what the route depends on.
+func (r *Rebuild) keepRoute(fd int) error {
+	err := readOptions(fd, socketOption{unix.SO_DOMAIN, &r.family}, socketOption{unix.SO_BINDTOIFINDEX, &r.boundIf}, socketOption{unix.SO_MARK, &r.mark})
+	if err != nil {
+		return err
 	}
 	for i, o := range foreignOptions[r.family] {
 		if r.foreign[i], err = unix.GetsockoptInt(fd, o.level, o.name); err != nil {
 			return fmt.Errorf("socket option %d of level %d: %w", o.name, o.level, err)
 		}
 	}
-	return r.keepLost(fd)
+	return nil
 }
 
 // keepLost reads the options that are lost.
