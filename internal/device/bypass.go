@@ -317,6 +317,7 @@ func (d *Device) dropParted(now mono.Time, c *conn) {
 	d.keepState(now, c)
 	d.leave(c)
 	d.dropChannel(c)
+	c.mute = true
 }
 
 // ask asks the driver to take a bypassed connection home. It stays as it is until

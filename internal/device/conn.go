@@ -30,6 +30,7 @@ type conn struct {
 	reownedAt            mono.Time // the last of them
 	fragments            uint64    // in the block when c last fell out of step, or was admitted
 	fragmented           bool      // some came before one of those times
+	mute                 bool      // what S still has in the host port is of before it was rebuilt, in other sequence numbers
 
 	// Owned.
 	wire, host      tcp.Conn // towards the peer, towards S

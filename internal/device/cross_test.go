@@ -139,6 +139,40 @@ func TestFramesOfTheOldS(t *testing.T) {
 	w.until(time.Minute, "octets", func() bool { return len(w.peer.got) == len(w.peer.want) })
 }
 
+// Nor does any of that go to the peer when S goes on without the device: it is un-steered
+// then, so that there is nothing else of it in the host port.
+func TestFramesOfTheOldSReleased(t *testing.T) {
+	w, id := divertNow(t)
+	w.fill(100, 0)
+	w.until(time.Minute, "octets", func() bool { return len(w.peer.got) == 100 })
+	w.tie.block.Channel.Limit = 0
+	var frames [][]byte
+	w.program.transmit = func(b []byte) { frames = append(frames, b) }
+	w.peer.got = nil
+	w.fill(100000, 0)
+	w.program.transmit = w.fromProgram
+	w.command(abi.Part, id)
+	w.good(abi.Parted)
+	w.rebuild(id)
+	for i := range 3 * batch {
+		w.fromProgram(frames[i%len(frames)])
+	}
+	w.steered = false
+	w.command(abi.Release, id)
+	for n := 0; ; n++ {
+		w.device.Turn(w.now)
+		w.carry(w.kernelUplink, func(b []byte) { t.Errorf("a frame of %d octets of the old S goes to the peer", len(b)) })
+		if _, ok := w.answer(abi.Released); ok {
+			break
+		}
+		if n > 3*batch {
+			t.Fatal("not released")
+		}
+	}
+	w.program.run()
+	w.until(time.Minute, "octets", func() bool { return len(w.peer.got) == len(w.peer.want) })
+}
+
 // A device that has always something to read leaves the rebuilt S to the kernel.
 func TestFramesOfTheOldSWithoutEnd(t *testing.T) {
 	w, id := divertNow(t)

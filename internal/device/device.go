@@ -289,7 +289,7 @@ func (d *Device) frameFromHost(now mono.Time, raw rawFrame) {
 	c.toPeer.learn(&p, p.Link[:min(len(p.Link), d.linkHeader)])
 	c.heardIn = d.dead.epoch
 	if c.place != abi.PlaceOwned {
-		if c.by == nil {
+		if c.by == nil && !c.mute {
 			d.passFromHost(now, c, &p, raw)
 		}
 		return
