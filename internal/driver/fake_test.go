@@ -181,7 +181,7 @@ func TestDeviceMisbehaves(t *testing.T) {
 		{"deaf", "device-died", true},
 		{"miscounter", "device-down", true},
 		{"forger", "device-down", true},
-		{"outsider", "internal-error", false},
+		{"outsider", "device-down", true},
 		{"refuser", "device-memory", false},
 		{"waverer", "device-memory", false},
 		{"dawdler", "timeout", false},

@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"strings"
 
 	"toehold/internal/abi"
 	"toehold/internal/flow"
@@ -118,12 +119,20 @@ func hardwarePart(h *abi.HardwarePart) *HardwarePart {
 		Model: model,
 		Place: placeName(h.Place), State: tcb.State(h.State).String(), Recovery: recoveryName(h.Recovery),
 		SndUna: h.SndUna, SndNxt: h.SndNxt, SndWnd: h.SndWnd, RcvNxt: h.RcvNxt, RcvAcked: h.RcvAcked, RcvWnd: h.RcvWnd,
-		CongestionControl: text(h.CongestionControl),
+		CongestionControl: printable(text(h.CongestionControl)),
 		RTT:               h.SRTT, RTTVar: h.RTTVar, RTO: h.RTO, Cwnd: h.Cwnd, Ssthresh: h.Ssthresh,
 		HeldOut: h.HeldOut, HeldIn: h.HeldIn, BytesSent: h.BytesSent, BytesReceived: h.BytesReceived,
 		SegsSent: h.SegsSent, SegsReceived: h.SegsReceived, Retransmits: h.Retransmits, OutOfOrder: h.OutOfOrder,
 		Reason: abi.Reason(h.Reason).String(),
 	}
+}
+
+// printable is a name of the device's; it may have written what does something to a terminal.
+func printable(name string) string {
+	if strings.ContainsFunc(name, func(c rune) bool { return c <= ' ' || c >= 0x7f }) {
+		return "unknown"
+	}
+	return name
 }
 
 // name is one of names, or "unknown" for what a device should not say.

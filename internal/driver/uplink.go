@@ -64,6 +64,7 @@ type uplink struct {
 	up      bool
 	paused  bool      // by an operator: nobody new; holds for the devices to come
 	fenced  bool      // by us; the steering programs may fence by themselves
+	vain    int       // answers of the device's that nobody waited for, lately
 	beat    uint64    // the last heartbeat seen
 	quiet   int       // ticks since then
 	dead    [][6]byte // next hops that the device was last told not to send to
@@ -237,10 +238,17 @@ func (u *uplink) receive(msg []byte, ok bool) {
 			err = u.table.Answer(now, h, answers)
 		}
 	}
+	if u.vain += u.table.Vain(); err == nil && u.vain > u.vainMost() {
+		err = fmt.Errorf("%d of its answers are to nothing that it was asked", u.vain)
+	}
 	if err != nil {
 		u.lose(now, abi.DeviceDied, err.Error())
 	}
 }
+
+// vainMost is how many answers to nothing a device may send in some seconds: a few for
+// each connection, which came too late. More is a storm.
+func (u *uplink) vainMost() int { return 2*u.cfg.MaxConnections + 1024 }
 
 // hungUp is a device that has closed its socket: it is ending, as a rule, and
 // its exit status, a moment later, says more.
@@ -279,6 +287,7 @@ func (u *uplink) hello(now mono.Time, h abi.Header, octets []byte) error {
 	atomic.StoreUint32(&c.Fenced, 0)
 	u.fenced = false
 	u.table.Serve()
+	u.table.Issue(u.generations, u.cfg.MaxConnections)
 	u.journal.Add(Event{Kind: EventDeviceStarted, Device: u.name, Detail: fmt.Sprintf("process %d", u.proc.pid)})
 	u.served(nil)
 	u.revived()
@@ -310,6 +319,7 @@ func (u *uplink) startDevice(now mono.Time) {
 		return
 	}
 	u.last.unmapRings()
+	u.vain = 0
 	u.proc, u.last, u.rings, u.down = p, p, p.rings, "starting"
 }
 
@@ -393,6 +403,7 @@ func (u *uplink) exited() {
 // tick is what has to be done every so often.
 func (u *uplink) tick(now mono.Time) {
 	u.supervise(now)
+	u.vain -= (u.vain + 49) / 50 // half of them in 0.7 s
 	if err := u.table.Advance(now); err != nil {
 		u.lose(now, abi.DeviceDied, err.Error())
 	}

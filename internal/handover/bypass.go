@@ -204,6 +204,7 @@ func (t *Table) diverted(now mono.Time, c *Conn, a *abi.Answer) {
 	switch {
 	case c.Phase != Diverting:
 	case a.Reason != abi.None: // the channel is open, so S is behind already
+		c.bypass = false
 		t.part(now, []*Conn{c}, Shadowed, a.Reason, a.Reason.Text())
 	case c.undoing:
 		t.rest(now, c, Refused)

@@ -92,6 +92,7 @@ func (t *Table) admit(now mono.Time, conns []*Conn) {
 		return
 	}
 	t.batches[t.batch] = kept
+	t.issued.offers += uint64(len(kept))
 	t.expect(Admitting, now.Add(t.limits.Answer), kept...)
 }
 
@@ -131,12 +132,11 @@ func (t *Table) admitted(now mono.Time, batch uint32, answers []abi.Answer) {
 		switch {
 		case a.Reason != abi.None:
 			t.refuse(now, c, a.Reason, Detail(&c.State, a.Reason))
-		case a.HWID == 0 || t.conns[a.HWID] != nil:
-			t.fail("%v was admitted as %q, which is taken", c.Flow, a.HWID)
+		case t.wrong(a.HWID) != "":
+			t.fail("%v was admitted as %q, %s", c.Flow, a.HWID, t.wrong(a.HWID))
 			t.refuse(now, c, abi.DeviceDown, t.broken.Error())
 		default:
-			c.HWID = a.HWID
-			t.conns[c.HWID] = c
+			t.take(c, a.HWID)
 			if c.reason != abi.None {
 				recalled = append(recalled, c)
 				continue

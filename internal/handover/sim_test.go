@@ -305,9 +305,21 @@ func (w *world) admit(o *abi.Offer) abi.Answer {
 		return abi.Answer{Reason: abi.CongestionControl} // the simulated device has none with a name
 	}
 	w.generation++
-	id := abi.MakeHWID(uint32(len(w.slots)), w.generation)
+	id := abi.MakeHWID(w.unused(), w.generation)
 	w.slots[id] = place{key: o.Key}
 	return abi.Answer{HWID: id}
+}
+
+// unused is the least index that no connection has.
+func (w *world) unused() (index uint32) {
+	taken := make(map[uint32]bool)
+	for id := range w.slots {
+		taken[id.Index()] = true
+	}
+	for taken[index] {
+		index++
+	}
+	return index
 }
 
 func (w *world) obey(m abi.Type, id abi.HWID) abi.Answer {

@@ -86,6 +86,8 @@ type Table struct {
 	done    []Outcome
 	broken  error
 	dead    bool // there has been no device since Lost
+	issued  issued
+	vain    int // answers that nobody waited for
 
 	keys   []flow.Key // scratch
 	ids    []abi.HWID

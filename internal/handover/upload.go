@@ -165,6 +165,7 @@ func (t *Table) Gone(now mono.Time, ids []flow.ID) error {
 // Answer takes a message of the device's. It returns ErrBroken for what no
 // device in order would say.
 func (t *Table) Answer(now mono.Time, h abi.Header, answers []abi.Answer) error {
+	t.vainly(h, answers)
 	switch h.Type {
 	case abi.Admitted:
 		if t.batches[h.Batch] == nil {

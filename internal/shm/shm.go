@@ -116,8 +116,9 @@ func End(sequence *uint64) {
 }
 
 // attempts bounds how often Read tries again: a writer holds a part for less
-// than a microsecond, so after this many it is not coming back.
-const attempts = 10000
+// than a microsecond, so after this many it is not coming back. Nor does one that
+// writes all the time cost a reader more than some tens of them.
+const attempts = 1000
 
 // Read copies *part to *to while nobody writes it; sequence stands at the
 // head of part. False means that the writer never left it whole: it died in
