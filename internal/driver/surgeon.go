@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -342,6 +343,9 @@ func (o *operation) restore(p *patient) error {
 		return err
 	}
 	r.ShutRead = ended
+	if atomic.LoadUint32(&b.Channel.Flags)&abi.ChannelNotSentLowat == 0 { // it has the one of the bypass
+		r.NotSentLowat = p.lowat
+	}
 	given := b.Channel.Read // now that nothing is unread
 	if o.alive {
 		given = l.Delivered
@@ -382,7 +386,7 @@ func (o *operation) finish() {
 			}
 		}
 		if p.done {
-			if err := o.conclude(p); err != nil {
+			if err := kernel.Finish(p.fd, p.made, !o.alive); err != nil {
 				o.log.Error("a socket is in step, and not all of it is as it should be", "flow", p.flow, "err", err)
 			}
 		}
@@ -393,11 +397,4 @@ func (o *operation) finish() {
 			p.channel.close(o.log)
 		}
 	}
-}
-
-// conclude ends the repair of one socket.
-func (o *operation) conclude(p *patient) error {
-	// With the one of the bypass, S would take no more than an octet.
-	err := unix.SetsockoptInt(p.fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, p.lowat)
-	return errors.Join(err, kernel.Finish(p.fd, p.made, !o.alive))
 }

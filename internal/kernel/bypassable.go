@@ -33,7 +33,7 @@ func (s *Screen) Bypassable(fd int, owners []Owner) (reason abi.Reason, detail s
 	if len(owners) == 0 {
 		return abi.NoOwner, ""
 	}
-	for _, check := range []func(int) refusal{established, nonBlocking, plainReads, noZeroCopy} {
+	for _, check := range []func(int) refusal{established, nonBlocking, plainReads, plainSends, noZeroCopy} {
 		if r := check(fd); r.reason != abi.None {
 			return r.reason, r.detail
 		}
@@ -88,6 +88,20 @@ func plainReads(fd int) refusal {
 		if got > o.most {
 			return refusal{abi.LowWaterMark, fmt.Sprintf("%s is %d", o.name, got)}
 		}
+	}
+	return refusal{}
+}
+
+// plainSends refuses a limit of the program's own to what is unsent: most of that
+// is not in the socket. 0 stands for the namespace's (tcp_notsent_lowat), which
+// nobody counts on.
+func plainSends(fd int) refusal {
+	got, err := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT)
+	if err != nil {
+		return unreadable("TCP_NOTSENT_LOWAT", err)
+	}
+	if got != 0 && got != -1 {
+		return refusal{abi.LowWaterMark, fmt.Sprintf("TCP_NOTSENT_LOWAT is %d", uint32(got))}
 	}
 	return refusal{}
 }

@@ -30,6 +30,9 @@ func TestBypassable(t *testing.T) {
 		{"blocking", func(p *pair) error { return unix.SetNonblock(p.fd, false) }, abi.BlockingSocket},
 		{"low-water mark", set(unix.SOL_SOCKET, unix.SO_RCVLOWAT, 2), abi.LowWaterMark},
 		{"offset of peeks", set(unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0), abi.LowWaterMark},
+		{"low-water mark of what is unsent", set(unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, 16384), abi.LowWaterMark},
+		{"no low-water mark of what is unsent", set(unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, -1), abi.None},
+		{"the namespace's low-water mark of what is unsent", set(unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, 0), abi.None},
 		{"zero copy", set(unix.SOL_SOCKET, unix.SO_ZEROCOPY, 1), abi.ZeroCopy},
 		{"half closed", func(p *pair) error { return p.s.CloseWrite() }, abi.NotEstablished},
 	} {

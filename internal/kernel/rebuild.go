@@ -67,6 +67,7 @@ func Restore(fd int, r *Rebuild) error {
 		{"connect", r.connect},
 		{"TCP_REPAIR_OPTIONS", r.negotiate},
 		{"TCP_TIMESTAMP", func(fd int) error { return r.stamp(fd, uint32(clock)) }},
+		{"lift TCP_NOTSENT_LOWAT", func(fd int) error { return setTCP(fd, unix.TCP_NOTSENT_LOWAT, -1) }},
 		{"receive queue", r.fillReceive},
 		{"send queue", r.fillSend},
 		{"TCP_REPAIR_WINDOW", r.window},

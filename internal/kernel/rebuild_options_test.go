@@ -326,6 +326,31 @@ func TestRebuildShutRead(t *testing.T) {
 	carries(t, p.s, p.peer, octets)
 }
 
+// However little may be unsent by its TCP_NOTSENT_LOWAT, all is queued.
+func TestRebuildNotSentLowat(t *testing.T) {
+	n := testnet.New(t)
+	for _, lowat := range []int{1, 16384} {
+		p := newPair(t, n, kinds[0])
+		open := cut(t, n)
+		r := salvaged(t, p.fd, p.id)
+		octets := noise(300<<10, 53)
+		const sent = 50 << 10
+		r.Sent, r.Unsent, r.NotSentLowat = pieces(octets[:sent]), pieces(octets[sent:]), lowat
+		if err := unix.SetsockoptInt(p.fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, 1); err != nil {
+			t.Fatal(err)
+		}
+		in(t, n.Host, func() error { return Restore(p.fd, r) })
+		open()
+		if err := Finish(p.fd, r, true); err != nil {
+			t.Fatal(err)
+		}
+		gets(t, p.peer, octets)
+		if got, err := unix.GetsockoptInt(p.fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT); got != lowat || err != nil {
+			t.Errorf("TCP_NOTSENT_LOWAT is %d, %v; want %d", got, err, lowat)
+		}
+	}
+}
+
 // A FIN of the peer that the socket had is to be given to it again, after what
 // is unread.
 func TestSalvagePeerFIN(t *testing.T) {

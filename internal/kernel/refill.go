@@ -92,6 +92,7 @@ func Finish(fd int, r *Rebuild, probe bool) error {
 		{"end TCP_REPAIR", true, func() error { return setTCP(fd, unix.TCP_REPAIR, off) }},
 		{"SO_REUSEADDR", false, func() error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, r.reuse) }},
 		{"send what is unsent", true, func() error { return r.fill(fd, r.Unsent, unix.SO_SNDBUF, unix.SO_SNDBUFFORCE) }},
+		{"TCP_NOTSENT_LOWAT", false, func() error { return setTCP(fd, unix.TCP_NOTSENT_LOWAT, r.NotSentLowat) }},
 		{"shutdown", true, func() error { return r.shutdown(fd) }},
 		{"buffer sizes", false, func() error { return r.settle(fd) }},
 	} {

@@ -37,6 +37,9 @@ type Rebuild struct {
 	// PeerFIN says that the socket had the peer's FIN, at RcvNxt. A rebuilt
 	// socket has not: who speaks to it gives it again.
 	PeerFIN bool
+	// NotSentLowat is the TCP_NOTSENT_LOWAT that the socket is to have, in octets; -1:
+	// no limit. Until all is queued it has none.
+	NotSentLowat int
 
 	kept
 }
@@ -162,6 +165,9 @@ func readOptions(fd int, options ...socketOption) (err error) {
 func (r *Rebuild) keep(fd int) error {
 	err := readOptions(fd, socketOption{unix.SO_REUSEADDR, &r.reuse}, socketOption{unix.SO_SNDBUF, &r.sndBuf},
 		socketOption{unix.SO_RCVBUF, &r.rcvBuf}, socketOption{unix.SO_BUF_LOCK, &r.bufLock})
+	if err == nil {
+		r.NotSentLowat, err = unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT)
+	}
 	if err == nil {
 		err = r.keepRoute(fd)
 	}
