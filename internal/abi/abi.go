@@ -336,12 +336,13 @@ type ChannelPart struct {
 	Taken  uint64 // of Out, received from C
 }
 
-// What a program did with its socket that ends a bypass.
+// What a program did with its socket.
 const (
 	ChannelLeftUnread   = 1 << iota // it closed the socket with octets of In unread
 	ChannelRcvLowat                 // it set SO_RCVLOWAT
 	ChannelZeroCopy                 // SO_ZEROCOPY
 	ChannelNotSentLowat             // TCP_NOTSENT_LOWAT
+	ChannelClosed                   // nobody has the socket any more
 )
 
 // RingSize is the memory, in octets, that the host keeps for what a bypassed

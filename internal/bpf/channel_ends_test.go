@@ -97,7 +97,7 @@ func TestLeftUnread(t *testing.T) {
 	p.must(stdin.Close())
 	p.must(child.Wait())
 	eventually(t, "the last one is closed", func() bool {
-		return atomic.LoadUint32(&p.channel().Flags) == abi.ChannelLeftUnread
+		return atomic.LoadUint32(&p.channel().Flags) == abi.ChannelClosed|abi.ChannelLeftUnread
 	})
 	if n, err := unix.Write(p.c, pattern(10)); err == nil {
 		t.Errorf("%d octets sent to a socket that is gone", n)
@@ -133,7 +133,9 @@ func TestNothingLeftUnread(t *testing.T) {
 			p := newTied(t, 1000)
 			prepare(p)
 			p.must(p.s.Close())
-			p.flags(name, 0)
+			if f := atomic.LoadUint32(&p.channel().Flags); f&^abi.ChannelClosed != 0 || (f == 0) != (name == "untied") {
+				t.Errorf("flags %#x", f)
+			}
 		})
 	}
 }

@@ -52,6 +52,12 @@ type bypass struct {
 
 	asked   abi.Reason // the driver was asked to take it home for this,
 	askedAt mono.Time  // then
+
+	acked  seqnum.Value // what S was told that the device has
+	waits  mono.Time    // since when S has waited to be told more, 0: it does not
+	lookAt mono.Time    // when to look after it again, 0: no need
+	closed bool         // nobody has S any more
+	orphan orphan
 }
 
 // A phase is how far into bypass a connection is.
@@ -328,7 +334,9 @@ func (d *Device) ask(now mono.Time, c *conn, why abi.Reason) {
 		return
 	}
 	by.asked, by.askedAt = why, now
-	d.notice(c, why)
+	if !by.orphan.gone { // else it has no home
+		d.notice(c, why)
+	}
 }
 
 // askedFor reports that the driver has been asked to take c home for this.

@@ -31,6 +31,9 @@ func (m *crosser) step() {
 		m.stalls++
 		w.after(time.Duration(w.r.Int64N(int64(50*time.Millisecond))), func() { e.stalled = false; e.run() })
 	}
+	if w.program.closed && w.tie != nil && w.tie.block != nil {
+		w.tie.block.Channel.Flags |= abi.ChannelClosed
+	}
 	if m.phase != "" && w.r.IntN(2000) == 0 {
 		if w.tie != nil && w.r.IntN(2) == 0 {
 			w.tie.kill = true

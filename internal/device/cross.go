@@ -56,6 +56,7 @@ func (d *Device) cross(now mono.Time, c *conn) {
 	if c.reset != abi.ResetByProgram { // what the peer sent before its RST is good
 		d.inward(now, c)
 	}
+	d.attend(now, c)
 	c.host.SetTimestamp(c.wire.TSRecent(), c.wire.TSEcrLast())
 }
 
@@ -66,10 +67,11 @@ func (d *Device) outward(now mono.Time, c *conn) {
 		d.publishLedger(c) // and then its room in the ring is free
 	}
 	closing := !c.finOut && c.host.PeerFINReceived()
-	if closing && by.broken || (closing || c.finOut) && d.leftUnread(c) {
+	if closing && by.broken || (closing || c.finOut) && d.did(c, abi.ChannelLeftUnread) {
 		d.abandon(c)
 		return
 	}
+	by.closed = by.closed || by.waits != 0 && d.did(c, abi.ChannelClosed)
 	spilled := c.host.Waiting(d.spans[:1]) > 0
 	if d.takeAll(now, c, spilled || closing) && d.takeSpilled(c) && closing {
 		c.finOut = true
@@ -82,13 +84,12 @@ func (d *Device) outward(now mono.Time, c *conn) {
 	case c.finOut && c.wire.FINAcked():
 		ack = ack.Add(1)
 	}
-	c.granted = seqnum.Max(c.granted, by.hostNxt.Add(minGrant))
-	c.host.Permit(ack, c.granted)
+	c.host.Permit(ack, d.hostEdge(now, c, ack))
 }
 
-// leftUnread reports that the program has closed S with octets unread.
-func (d *Device) leftUnread(c *conn) bool {
-	return atomic.LoadUint32(&d.blocks[c.id.Index()].Channel.Flags)&abi.ChannelLeftUnread != 0
+// did reports that the program has done something of abi.Channel... with S.
+func (d *Device) did(c *conn, flags uint32) bool {
+	return atomic.LoadUint32(&d.blocks[c.id.Index()].Channel.Flags)&flags != 0
 }
 
 // abandon resets the connection as the kernel does when the program has closed S and
@@ -132,11 +133,14 @@ func (d *Device) takeAll(now mono.Time, c *conn, sure bool) bool {
 // the wire engine sends soon. What is hardly worth a call waits for the acknowledgment
 // that makes it more.
 func (c *conn) ringRoom() uint32 {
-	held := c.wire.SndEnd().Sub(c.by.una)
-	ahead, unsent := max(c.wire.Cwnd(), minGrant), c.wire.SndEnd().Sub(c.wire.SndNxt())
 	if c.wire.SndEnd().Less(c.wire.SndNxt()) {
 		return 0 // a FIN is sent
 	}
+	held := c.wire.SndEnd().Sub(c.by.una)
+	if c.by.closed { // S does not wait for ever
+		return abi.RingSize - min(held, abi.RingSize)
+	}
+	ahead, unsent := max(c.wire.Cwnd(), minGrant), c.wire.SndEnd().Sub(c.wire.SndNxt())
 	room := min(abi.RingSize-min(held, abi.RingSize), ahead-min(unsent, ahead))
 	if room < leastTake && held > 0 {
 		return 0
@@ -182,7 +186,7 @@ func (d *Device) inward(now mono.Time, c *conn) {
 		c.host.CloseSend()
 	}
 	ack := by.received()
-	if c.finIn && c.host.FINAcked() {
+	if c.finIn && c.toldHost() {
 		ack = ack.Add(1)
 	}
 	if edge := by.rcvStart.Add(uint32(by.read) + limit); by.edge.Add(min(limit/2, c.kernel.MSS)).LessEq(edge) {
@@ -315,6 +319,13 @@ func (d *Device) fromPeerBypassed(now mono.Time, c *conn, p *wire.Packet) {
 // the channel, a FIN, an RST. None goes to the peer as it is.
 func (d *Device) fromHostBypassed(now mono.Time, c *conn, p *wire.Packet) {
 	switch f := p.Seg.Flags; {
+	case f&(wire.RST|wire.ACK) == wire.RST && c.by.phase == parted: // nobody is there while S is rebuilt
+		return
+	case f&wire.RST != 0 && d.vanished(c, f):
+		d.outlive(now, c)
+		d.pump(now, c)
+		d.touch(c)
+		return
 	case f&wire.RST != 0:
 		c.wire.Abort()
 		c.reset = abi.ResetByProgram
@@ -324,6 +335,8 @@ func (d *Device) fromHostBypassed(now mono.Time, c *conn, p *wire.Packet) {
 		return
 	case f&wire.URG != 0:
 		d.ask(now, c, abi.UrgentData)
+		return
+	case f&wire.SYN != 0 && c.by.orphan.gone: // it comes again, when this one is over
 		return
 	case f&wire.SYN != 0: // a new connection of the same name
 		d.sayClosed(c)
@@ -367,6 +380,7 @@ func (c *conn) patience() mono.Time {
 	}
 	if !c.closedSaid {
 		at = mono.Earliest(at, c.by.closeAt)
+		at = mono.Earliest(at, c.careAt())
 	}
 	return mono.Earliest(at, c.by.look)
 }

@@ -242,7 +242,7 @@ func (d *Device) finish(now mono.Time, c *conn, toPeer, toHost bool) {
 	case c.reset == abi.ResetByPeer && toHost, c.reset == abi.ResetByProgram && toPeer:
 		d.leave(c)
 		d.notice(c, c.reset)
-	case c.finOut && c.finIn && c.wire.FINAcked() && c.host.FINAcked():
+	case c.finOut && c.finIn && c.wire.FINAcked() && c.toldHost():
 		if !c.lingers(now) {
 			d.sayClosed(c)
 		}

@@ -103,6 +103,7 @@ type endpoint struct {
 	want     []byte // what it is to receive in all
 	stalled  bool   // the application does not read
 	reset    bool
+	gone     bool // it has no socket any more
 }
 
 const (
@@ -366,6 +367,10 @@ func (w *world) carry(p port.Port, to func([]byte)) bool {
 }
 
 func (e *endpoint) receive(b []byte) {
+	if e.gone {
+		e.refuse()
+		return
+	}
 	buf := e.pool.Get(len(b))
 	copy(buf.B, b)
 	defer buf.Release()
@@ -384,6 +389,14 @@ func (e *endpoint) receive(b []byte) {
 		e.reset = true
 	}
 	e.run()
+}
+
+// refuse is the answer where there is no socket (tcp_v4_send_reset).
+func (e *endpoint) refuse() {
+	var h [wire.MaxHeaders]byte
+	var out wire.Out
+	out.Flags = wire.RST
+	e.transmit(bytes.Clone(h[:e.template.Build(h[:], &out)]))
 }
 
 // read takes octets as the application reads them.

@@ -233,8 +233,10 @@ int released(struct bpf_sock *ctx)
 	struct end *e = bpf_sk_storage_get(&ends, ctx, 0, 0);
 	struct view v;
 
-	if (e && e->at.role == ROLE_S && look(e, &v) && has_unread((void *)ctx))
-		flag(&v, CHANNEL_LEFT_UNREAD);
+	if (e && e->at.role == ROLE_S && look(e, &v))
+		flag(&v, has_unread((void *)ctx) ?
+				 CHANNEL_CLOSED | CHANNEL_LEFT_UNREAD :
+				 CHANNEL_CLOSED);
 	return 1;
 }
 

@@ -67,6 +67,7 @@ enum { /* channel_part.flags */
 	CHANNEL_RCVLOWAT = 1 << 1,
 	CHANNEL_ZEROCOPY = 1 << 2,
 	CHANNEL_NOTSENT_LOWAT = 1 << 3,
+	CHANNEL_CLOSED = 1 << 4,
 };
 
 struct block {
