@@ -85,15 +85,16 @@ func (k *Kept) early(s *Socket) {
 // windows moves S to the wire's sequence numbers.
 func (k *Kept) windows(s *Socket) {
 	una := seqnum.Value(k.Ledger.SndUna)
-	peerEdge, ourEdge := una.Add(s.SndWnd), seqnum.Value(s.RcvWup).Add(s.RcvWnd)
+	peerEdge, room := una.Add(s.SndWnd), s.RcvWnd // S's own RcvWup is of before the bypass
+	nxt := seqnum.Value(k.Ledger.RcvStart + uint32(k.Given))
 	if h := k.Hardware; h != nil {
 		peerEdge = seqnum.Value(h.SndUna).Add(h.SndWnd)
-		ourEdge = seqnum.Value(h.RcvAcked).Add(h.RcvWnd)
+		room = distance(nxt, seqnum.Value(h.RcvAcked).Add(h.RcvWnd))
 	}
-	s.SndUna, s.RcvNxt = k.Ledger.SndUna, k.Ledger.RcvStart+uint32(k.Given)
+	s.SndUna, s.RcvNxt = k.Ledger.SndUna, uint32(nxt)
 	s.SndWnd, s.SndWL1 = distance(una, peerEdge), s.RcvNxt
 	s.MaxWnd = max(s.MaxWnd, s.SndWnd)
-	s.RcvWup, s.RcvWnd = s.RcvNxt, distance(seqnum.Value(s.RcvNxt), ourEdge)
+	s.RcvWup, s.RcvWnd = s.RcvNxt, min(room, tcb.MaxWindow)
 }
 
 // distance is how far to is after from, 0 if it is not.

@@ -49,7 +49,7 @@ func TestReckon(t *testing.T) {
 			ledger: abi.LedgerPart{HWID: id, SndUna: start + 1, SndEnd: start + 3, SndStart: start, HostNxt: start, Taken: 3, RcvStart: 500},
 			taken:  5, given: 7, ring: "abcde", waiting: "fg",
 			s:    Socket{SndUna: start, RcvNxt: 500, SndWnd: 10, RcvWup: 500, RcvWnd: 20},
-			sent: "bcde", unsent: "fg", una: start + 1, nxt: 507, wnd: 10, space: 13,
+			sent: "bcde", unsent: "fg", una: start + 1, nxt: 507, wnd: 10, space: 20,
 		},
 		{
 			name:   "S has what it sent before, and what it spilled after",
@@ -57,6 +57,12 @@ func TestReckon(t *testing.T) {
 			taken:  2, ring: "abSP", waiting: "", // S and P were spilled, and taken into the ring
 			s:    Socket{SndUna: start - 3, Sent: lists("xyz"), Unsent: lists("SP", "ILL"), RcvNxt: 500, RcvWup: 500},
 			sent: "yzabSP", unsent: "ILL", una: start - 2, nxt: 500,
+		},
+		{
+			name:   "more than half of the sequence numbers received since",
+			ledger: abi.LedgerPart{HWID: id, SndUna: start, SndEnd: start, SndStart: start, HostNxt: start, RcvStart: 500},
+			given:  1<<31 + 5, s: Socket{SndUna: start, RcvNxt: 500, SndWnd: 10, RcvWup: 500, RcvWnd: 20},
+			una: start, nxt: 500 + 1<<31 + 5, wnd: 10, space: 20,
 		},
 		{
 			name:    "the device had not begun",
