@@ -509,3 +509,34 @@ func TestReceiveBufferWhileBypassed(t *testing.T) {
 	w.program.stalled = false
 	w.until(time.Minute, "the rest", func() bool { return len(w.program.got) == 1<<20 })
 }
+
+// An RST of the peer that comes while the connection is parted is told once, also as the
+// answer to whatever is asked then; what the host needs to rebuild S stays.
+func TestPeerResetsWhileParted(t *testing.T) {
+	for _, tt := range []struct {
+		command, answer abi.Type
+	}{{abi.Resume, abi.Resumed}, {abi.Divert, abi.Diverted}, {abi.Part, abi.Parted}} {
+		w, id := divertNow(t)
+		w.fill(100000, 100000)
+		w.until(time.Minute, "octets", func() bool { return len(w.program.got) == 100000 && len(w.peer.got) == 100000 })
+		w.command(abi.Part, id)
+		w.good(abi.Parted)
+		before := w.tie.block.Ledger
+		w.peer.conn.Abort()
+		w.peer.run()
+		w.told(abi.Notice, abi.ResetByPeer)
+		if after := w.tie.block.Ledger; after.HWID != id || after.Delivered != before.Delivered || after.Taken != before.Taken || after.SndEnd != before.SndEnd {
+			t.Errorf("the ledger was %+v and is %+v", before, after)
+		}
+		w.command(tt.command, id)
+		w.told(tt.answer, abi.ResetByPeer)
+		w.rebuild(id)
+		w.steered = false
+		w.command(abi.Release, id)
+		w.good(abi.Released)
+		w.runFor(time.Second)
+		if a, again := w.answer(abi.Notice); again {
+			t.Errorf("told again: %v", a.Reason)
+		}
+	}
+}
