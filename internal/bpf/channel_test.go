@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"reflect"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -775,6 +776,34 @@ func BenchmarkChannel(b *testing.B) {
 					}
 				}
 			}
+		})
+	}
+}
+
+// What two threads read at once is counted in full, whoever is the last to say so.
+func TestTwoReaders(t *testing.T) {
+	p := newTied(t, 1<<20)
+	const rounds, size = 3000, 128
+	var read atomic.Int64
+	var readers sync.WaitGroup
+	for range 2 {
+		readers.Go(func() {
+			for buf := make([]byte, size/2); read.Load() < rounds*size; {
+				if n, _, err := unix.Recvfrom(p.fd, buf, unix.MSG_DONTWAIT); err == nil {
+					read.Add(int64(n))
+				}
+			}
+		})
+	}
+	defer readers.Wait()
+	defer read.Store(rounds * size)
+	for i := range uint64(rounds) {
+		p.write(p.c, pattern(size))
+		for uint64(read.Load()) < (i+1)*size {
+			runtime.Gosched()
+		}
+		eventually(t, "all that was read is told", func() bool {
+			return atomic.LoadUint64(&p.channel().Read) == (i+1)*size
 		})
 	}
 }

@@ -174,19 +174,29 @@ static ALWAYS_INLINE u64 least(u64 a, u64 b)
 /* A call that received from S's own queue may come here after the first octets
  * of C are in; a call may come here between the count of what is sent on C and
  * its arrival. So two things are known that read cannot be more than, and the
- * lesser is right when all is quiet. A FIN takes memory too. */
+ * lesser is right when all is quiet. A FIN takes memory too.
+ *
+ * Two threads may read at once. Who stores last looks whether the other has
+ * counted since it looked itself, so that what stays is of both. */
 static ALWAYS_INLINE void program_read(struct sock *sk, const struct view *v,
 				       u32 octets)
 {
-	u64 in = *(volatile u64 *)&v->tie->in, read, held;
+	u64 in, counted, read, held;
+	int tries;
 
-	if (!in)
+	if (!*(volatile u64 *)&v->tie->in)
 		return;
-	read = __sync_fetch_and_add(&v->tie->read, octets) + octets;
-	held = READ(sk, sk_backlog.rmem_alloc.counter);
-	if (!(READ(sk, sk_shutdown) & RCV_SHUTDOWN) && held <= in)
-		read = least(read, in - held);
-	v->channel->read = least(read, in);
+	__sync_fetch_and_add(&v->tie->read, octets);
+	for (tries = 0; tries < 8; tries++) {
+		counted = read = *(volatile u64 *)&v->tie->read;
+		in = *(volatile u64 *)&v->tie->in;
+		held = READ(sk, sk_backlog.rmem_alloc.counter);
+		if (!(READ(sk, sk_shutdown) & RCV_SHUTDOWN) && held <= in)
+			read = least(read, in - held);
+		*(volatile u64 *)&v->channel->read = least(read, in);
+		if (__sync_fetch_and_add(&v->tie->read, 0) == counted)
+			break;
+	}
 	if (octets)
 		v->channel->read_at = bpf_ktime_get_ns();
 }
