@@ -32,7 +32,7 @@ func (b *bench) enter(ctx context.Context, n int, place string) (driver.Result, 
 		return b.rig.OffloadAs(ctx, s, place)
 	})
 	if err == nil {
-		err = b.attached(ctx, place)
+		err = b.attached(ctx, place, r.Moved)
 	}
 	if why := refused(r, err); why != nil {
 		if err := b.recall(ctx); err != nil {
@@ -45,7 +45,12 @@ func (b *bench) enter(ctx context.Context, n int, place string) (driver.Result, 
 
 // attached checks that the connections are joined to the device as asked, and
 // not otherwise because that was not to be had.
-func (b *bench) attached(ctx context.Context, place string) error {
+func (b *bench) attached(ctx context.Context, place string, moved []driver.Moved) error {
+	for _, m := range moved {
+		if m.Attachment != place {
+			return &refusal{fmt.Sprintf("the driver chose %q: %s: %s", m.Attachment, m.Reason, m.Detail)}
+		}
+	}
 	all, err := b.rig.Control.List(ctx, rig.All)
 	for _, c := range all {
 		if c.Attachment != place {
