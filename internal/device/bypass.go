@@ -255,9 +255,13 @@ func (d *Device) wantResumed(now mono.Time, batch uint32, c *conn) {
 			a.Reason = abi.NotRebuilt
 		}
 	default:
+		strayed := c.askedFor(abi.OutOfStep)
 		d.unjoin(c, abi.Timeout)
+		if strayed {
+			d.outOfStep(now, c)
+		}
 	}
-	if a.Reason == abi.None {
+	if a.Reason == abi.None && c.place == abi.PlaceOwned {
 		d.pump(now, c)
 		d.touch(c)
 	}

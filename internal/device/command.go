@@ -135,12 +135,16 @@ func (d *Device) wantOwned(now mono.Time, batch uint32, c *conn) {
 		d.answer(abi.Owned, batch, abi.Answer{HWID: c.id, Reason: abi.InternalError})
 		return
 	}
-	if c.place != abi.PlacePassing {
+	switch {
+	case c.place == abi.PlaceOwned && c.by == nil: // again, by itself
+		d.answer(abi.Owned, batch, abi.Answer{HWID: c.id, Bytes: c.held()})
+		return
+	case c.place != abi.PlacePassing:
 		d.answer(abi.Owned, batch, abi.Answer{HWID: c.id, Reason: abi.Moving})
 		return
 	}
 	c.learn(now, &part.State)
-	c.wanted, c.batch = true, batch
+	c.wanted, c.awaited, c.batch = true, true, batch
 	d.settle(c, &part)
 	d.tryOwn(now, c)
 }

@@ -25,6 +25,7 @@ type conn struct {
 	stampFloor           uint32 // nothing earlier goes to the peer; valid with floored
 	floored              bool
 	wanted               bool      // the driver has asked to own it
+	awaited              bool      // and waits for the answer
 	batch                uint32    // of that request
 	reowned              int       // times it was passed and owned again by itself,
 	reownedAt            mono.Time // the last of them

@@ -103,6 +103,32 @@ func TestStepsOutOfTurn(t *testing.T) {
 	}
 }
 
+// S has got something without the device: the way into bypass is undone, the device
+// passes, and owns again as the driver asks it to.
+func TestStrayedBeforeTheDivert(t *testing.T) {
+	w := newTiedWorld(t, 4, faults{delay: time.Millisecond})
+	id := w.ownNow()
+	w.ownIt(id)
+	w.good(abi.Owned) // it does already
+	w.join(id)
+	w.good(abi.Joined)
+	w.fill(100000, 100000)
+	w.runFor(5 * time.Millisecond)
+	c := w.conn()
+	w.device.ask(w.now, c, abi.OutOfStep)
+	w.told(abi.Notice, abi.OutOfStep)
+	w.command(abi.Resume, id)
+	if w.good(abi.Resumed); w.tie.closed != 1 || c.by != nil || c.reowned != 1 {
+		t.Errorf("the channel was closed %d times, %+v, passed again %d times", w.tie.closed, c.by, c.reowned)
+	}
+	w.ownIt(id)
+	w.until(time.Minute, "an answer to Own", func() bool { _, ok := w.answer(abi.Owned); return ok })
+	if c.place != abi.PlaceOwned {
+		t.Errorf("it is at %v", c.place)
+	}
+	w.until(time.Minute, "octets", func() bool { return len(w.program.got) == 100000 && len(w.peer.got) == 100000 })
+}
+
 // What S sent before it was rebuilt may wait in the host port for longer than a turn
 // takes. It is in S's own sequence numbers: the device goes on with the rebuilt S when
 // it has read that, and not before.

@@ -89,7 +89,8 @@ func (d *Device) tryOwn(now mono.Time, c *conn) {
 	}
 	d.pump(now, c)
 	d.emit(now, c)
-	if c.reowned == 0 {
+	if c.awaited {
+		c.awaited = false
 		answer.StallNS = d.stall(start)
 		d.answer(abi.Owned, c.batch, answer)
 	}
@@ -99,10 +100,11 @@ func (d *Device) tryOwn(now mono.Time, c *conn) {
 // refuse tells the driver that c will not be owned, or not again.
 func (d *Device) refuse(c *conn, why abi.Reason) {
 	c.wanted = false
-	if c.reowned > 0 {
+	if !c.awaited {
 		d.notice(c, why)
 		return
 	}
+	c.awaited = false
 	d.answer(abi.Owned, c.batch, abi.Answer{HWID: c.id, Reason: why})
 }
 

@@ -116,7 +116,7 @@ func (t *Table) rest(now mono.Time, c *Conn, k Kind) {
 		c.reason = abi.None
 	}
 	t.finish(now, c, k)
-	c.bypass, c.promoted, c.stays, c.undoing, c.short, c.detail = false, false, false, false, abi.None, ""
+	c.bypass, c.promoted, c.stays, c.undoing, c.strays, c.short, c.detail = false, false, false, false, 0, abi.None, ""
 	if c.recalled != abi.None {
 		why := c.recalled
 		c.recalled = abi.None
@@ -379,6 +379,10 @@ func (t *Table) resumed(now mono.Time, answers []abi.Answer) {
 		t.hands.Thaw(thaw)
 	}
 	for _, c := range undone {
+		if c.strayed() && c.strays < mostStrays {
+			t.ownAgain(now, c)
+			continue
+		}
 		t.detach(c)
 		t.rest(now, c, Offloaded)
 	}
@@ -396,6 +400,25 @@ func (t *Table) resumed(now mono.Time, answers []abi.Answer) {
 	for _, c := range home {
 		t.pass(now, []*Conn{c}, c.end, c.reason, c.detail)
 	}
+}
+
+// mostStrays bounds how often one way into bypass is begun anew.
+const mostStrays = 3
+
+// strayed reports that the device was found out of step on the way into bypass,
+// or to be passing on that account.
+func (c *Conn) strayed() bool {
+	return c.recalled == abi.OutOfStep || c.recalled == abi.None && (c.short == abi.OutOfStep || c.short == abi.Moving)
+}
+
+// ownAgain begins the way into bypass anew, with the channel that there is: S has
+// got something from the wire that the device never saw, as what was in the backlog
+// of its lock when the flow was steered. The device passes until it is in step.
+func (t *Table) ownAgain(now mono.Time, c *Conn) {
+	c.strays++
+	c.recalled, c.short, c.detail = abi.None, abi.None, ""
+	c.attached = &Step{HWID: c.HWID}
+	t.own(now, []*Conn{c})
 }
 
 // bypassMoving reports that a connection is between shadow and bypass.

@@ -75,6 +75,7 @@ type Conn struct {
 	recalled abi.Reason // it is to go home as soon as it rests
 	short    abi.Reason // why it stayed in shadow
 
+	strays    int   // how often the way into bypass was begun anew
 	attaching bool  // a channel is being made
 	attached  *Step // how that has ended, while it is yet to be gone on with
 

@@ -168,6 +168,11 @@ func (t *Table) steer(now mono.Time, conns []*Conn) {
 		t.undo(now, conns)
 		return
 	}
+	t.own(now, conns)
+}
+
+// own is Describe and Own, with the kernel's state as it is now.
+func (t *Table) own(now mono.Time, conns []*Conn) {
 	if err := t.probe(conns); err != nil {
 		t.unsteerAndUndo(now, conns, abi.InternalError, "probe: "+err.Error())
 		return

@@ -21,6 +21,7 @@ import (
 //	close N...                    the kernel has no such socket any more
 //	capacity N                    slots of the device
 //	refuse-own N reason=R         the device answers Own with R
+//	refuse-join N reason=R        and the next Join
 //	offload N... | upload N...    requests, with ticket=N and timeout=D
 //	upload-all | lost | gone N...
 //	notice N reason=R
@@ -127,6 +128,8 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) error {
 		s.w.refuseOwn[named(ns[0]).Key()] = reason
 	case "refuse-resume":
 		s.w.refuseResume[named(ns[0]).Key()] = reason
+	case "refuse-join":
+		s.w.refuseJoin[named(ns[0]).Key()] = reason
 	case "offload", "attach":
 		timeout, _ := time.ParseDuration(text(d, "timeout", "0"))
 		var cands []Candidate

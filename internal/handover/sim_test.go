@@ -29,6 +29,7 @@ type world struct {
 	open       map[abi.HWID]bool // the channel is: S falls behind
 	frozen     map[abi.HWID]bool // its program is
 	refuseOwn  map[flow.Key]abi.Reason
+	refuseJoin map[flow.Key]abi.Reason // once
 
 	refuseResume map[flow.Key]abi.Reason
 
@@ -61,11 +62,12 @@ var errInjected = errors.New("injected")
 
 func newWorld() *world {
 	return &world{
-		sockets:   make(map[flow.Key]*abi.KernelState),
-		steered:   make(map[flow.Key]abi.HWID),
-		described: make(map[abi.HWID]bool),
-		slots:     make(map[abi.HWID]place),
-		refuseOwn: make(map[flow.Key]abi.Reason), refuseResume: make(map[flow.Key]abi.Reason),
+		sockets:    make(map[flow.Key]*abi.KernelState),
+		steered:    make(map[flow.Key]abi.HWID),
+		described:  make(map[abi.HWID]bool),
+		slots:      make(map[abi.HWID]place),
+		refuseJoin: make(map[flow.Key]abi.Reason),
+		refuseOwn:  make(map[flow.Key]abi.Reason), refuseResume: make(map[flow.Key]abi.Reason),
 		tied:     make(map[abi.HWID]bool),
 		open:     make(map[abi.HWID]bool),
 		frozen:   make(map[abi.HWID]bool),
@@ -336,6 +338,10 @@ func (w *world) obey(m abi.Type, id abi.HWID) abi.Answer {
 		}
 		p.owned = false
 	case abi.Join:
+		if r := w.refuseJoin[p.key]; r != abi.None {
+			delete(w.refuseJoin, p.key)
+			return abi.Answer{HWID: id, Reason: r}
+		}
 		p.quiet = true
 	case abi.Divert:
 		p.diverted = true
