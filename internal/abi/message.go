@@ -100,7 +100,7 @@ type Answer struct {
 	HWID    HWID // 0: refused before it had one
 	Reason  Reason
 	StallNS uint32 // how long neither stack could send, of the step answered
-	Bytes   uint64 // octets that the device held at that moment
+	Bytes   uint64 // octets that the device held at that moment; of Joined, the sequence number that S is to receive next
 }
 
 // Entries is what a message may be made of.

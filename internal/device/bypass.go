@@ -135,7 +135,7 @@ func (d *Device) pumpJoined(now mono.Time, c *conn) {
 	c.pumpOut()
 	if c.by.phase == joining && c.host.SndUna() == c.host.SndEnd() {
 		c.by.phase = joined
-		d.answer(abi.Joined, c.by.batch, abi.Answer{HWID: c.id, Bytes: c.held()})
+		d.answer(abi.Joined, c.by.batch, abi.Answer{HWID: c.id, Bytes: uint64(c.host.SndEnd())})
 	}
 }
 

@@ -135,6 +135,9 @@ func (d *Device) wantOwned(now mono.Time, batch uint32, c *conn) {
 		d.answer(abi.Owned, batch, abi.Answer{HWID: c.id, Reason: abi.InternalError})
 		return
 	}
+	if c.place == abi.PlaceOwned && c.by == nil && !c.finIn && c.host.SndEnd().Less(seqOf(part.State.RcvNxt)) {
+		d.outOfStep(now, c)
+	}
 	switch {
 	case c.place == abi.PlaceOwned && c.by == nil: // again, by itself
 		d.answer(abi.Owned, batch, abi.Answer{HWID: c.id, Bytes: c.held()})

@@ -8,6 +8,7 @@ import (
 
 	"toehold/internal/abi"
 	"toehold/internal/shm"
+	"toehold/internal/tcb"
 	"toehold/internal/wire"
 )
 
@@ -111,7 +112,12 @@ func TestStrayedBeforeTheDivert(t *testing.T) {
 	w.ownIt(id)
 	w.good(abi.Owned) // it does already
 	w.join(id)
-	w.good(abi.Joined)
+	var joined abi.Answer
+	w.until(time.Minute, "Joined", func() (ok bool) { joined, ok = w.answer(abi.Joined); return ok })
+	var s tcb.Snapshot
+	if w.state(&s); joined.Reason != abi.None || joined.Bytes != uint64(s.RcvNxt) {
+		t.Errorf("joined %v, S is to receive %d next; it is %d", joined.Reason, joined.Bytes, s.RcvNxt)
+	}
 	w.fill(100000, 100000)
 	w.runFor(5 * time.Millisecond)
 	c := w.conn()
@@ -127,6 +133,21 @@ func TestStrayedBeforeTheDivert(t *testing.T) {
 		t.Errorf("it is at %v", c.place)
 	}
 	w.until(time.Minute, "octets", func() bool { return len(w.program.got) == 100000 && len(w.peer.got) == 100000 })
+}
+
+// An owned connection whose S has more than the device has given it is owned anew,
+// from there on.
+func TestOwnedAgainOutOfStep(t *testing.T) {
+	w := newTiedWorld(t, 4, faults{delay: time.Millisecond})
+	id := w.ownNow()
+	state := w.program.kernelState()
+	state.RcvNxt += 100
+	w.probed = &state
+	w.ownIt(id)
+	w.good(abi.Owned)
+	if c := w.conn(); c.reowned != 1 || uint32(c.host.SndEnd()) != state.RcvNxt {
+		t.Errorf("passed again %d times, S is given what follows %d and not %d", c.reowned, c.host.SndEnd(), state.RcvNxt)
+	}
 }
 
 // What S sent before it was rebuilt may wait in the host port for longer than a turn

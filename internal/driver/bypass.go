@@ -16,6 +16,7 @@ import (
 	"toehold/internal/handover"
 	"toehold/internal/kernel"
 	"toehold/internal/mono"
+	"toehold/internal/seqnum"
 )
 
 // A channel is the kernel socket C that a connection's S is tied to, and what
@@ -134,20 +135,28 @@ const (
 	drainMost  = time.Millisecond
 )
 
+// A reader is a connection whose program is to read what S has, up to a sequence
+// number.
+type reader struct {
+	key   flow.Key
+	id    abi.HWID
+	given uint32
+}
+
 // Drain waits until programs have read all that their sockets received.
 func (u *uplink) Drain(conns []*handover.Conn) {
-	set, keys, ids := u.set, make([]flow.Key, len(conns)), make([]abi.HWID, len(conns))
+	set, readers := u.set, make([]reader, len(conns))
 	for i, c := range conns {
-		keys[i], ids[i] = c.Key, c.HWID
+		readers[i] = reader{c.Key, c.HWID, c.Given}
 	}
 	go func() {
 		by := mono.Now().Add(drainLimit)
-		for pause := drainLeast; len(keys) > 0; pause = min(2*pause, drainMost) {
+		for pause := drainLeast; len(readers) > 0; pause = min(2*pause, drainMost) {
 			var ends []handover.Step
-			if keys, ids, ends = look(set, keys, ids, mono.Now() > by); len(ends) > 0 {
+			if readers, ends = look(set, readers, mono.Now() > by); len(ends) > 0 {
 				u.report(func() { u.checked(u.table.Drained(mono.Now(), ends)) })
 			}
-			if len(keys) > 0 {
+			if len(readers) > 0 {
 				time.Sleep(pause)
 			}
 		}
@@ -156,26 +165,31 @@ func (u *uplink) Drain(conns []*handover.Conn) {
 
 // look returns those of the connections whose programs are to read on, and how
 // the waiting for the others has ended; for all of them, when it is late.
-func look(set *bpf.Set, keys []flow.Key, ids []abi.HWID, late bool) (readingKeys []flow.Key, reading []abi.HWID, ends []handover.Step) {
-	states := make([]abi.KernelState, len(keys))
+func look(set *bpf.Set, readers []reader, late bool) (reading []reader, ends []handover.Step) {
+	keys, states := make([]flow.Key, len(readers)), make([]abi.KernelState, len(readers))
+	for i := range readers {
+		keys[i] = readers[i].key
+	}
 	err := set.Probe(keys, states)
-	for i := range keys {
-		s, end := &states[i], handover.Step{HWID: ids[i]}
+	for i, r := range readers {
+		s, end := &states[i], handover.Step{HWID: r.id}
 		switch {
 		case err != nil:
 			end.Reason, end.Detail = abi.InternalError, err.Error()
 		case s.State != unix.BPF_TCP_ESTABLISHED || handover.Verdict(s) != abi.None:
 			end.Reason, end.Detail = abi.NotEstablished, abi.NotEstablished.Text()
-		case s.RcvNxt == s.CopiedSeq:
+		case seqnum.Value(r.given).Less(seqnum.Value(s.RcvNxt)):
+			end.Reason, end.Detail = abi.OutOfStep, handover.ErrStrayed.Error()
+		case s.RcvNxt == r.given && s.CopiedSeq == r.given:
 		case late:
 			end.Reason, end.Detail = abi.NotDrained, fmt.Sprintf("%d octets were unread after %v", s.RcvNxt-s.CopiedSeq, drainLimit)
 		default:
-			readingKeys, reading = append(readingKeys, keys[i]), append(reading, ids[i])
+			reading = append(reading, r)
 			continue
 		}
 		ends = append(ends, end)
 	}
-	return readingKeys, reading, ends
+	return reading, ends
 }
 
 // Open has what the program sends go to the channel.
@@ -190,11 +204,29 @@ func (u *uplink) Open(c *handover.Conn) error {
 	if err := u.set.Bypass(c.Key, true); err != nil {
 		return err
 	}
-	if err := ch.tie(u.set); err != nil {
+	if err := u.tie(c, ch); err != nil {
 		return errors.Join(err, u.set.Bypass(c.Key, false))
 	}
 	u.seats.write([]bpf.Order{{Flow: c.Key, Set: bpf.SetDiverted}})
 	atomic.StoreUint32(&u.set.Blocks()[c.HWID.Index()].Channel.Open, 1)
+	return nil
+}
+
+// tie ties S to the channel. That takes S's lock, so what waited in its backlog is
+// in its queue then. It may be what was on its way when the flow was steered: the
+// device has never seen that, and the peer will send it again.
+func (u *uplink) tie(c *handover.Conn, ch *channel) error {
+	if err := ch.tie(u.set); err != nil {
+		return err
+	}
+	var s [1]abi.KernelState
+	err := u.set.Probe([]flow.Key{c.Key}, s[:])
+	if err == nil && (s[0].RcvNxt != c.Given || s[0].CopiedSeq != c.Given) {
+		err = handover.ErrStrayed
+	}
+	if err != nil {
+		return errors.Join(err, ch.loosen(u.set))
+	}
 	return nil
 }
 

@@ -139,6 +139,14 @@ func (ch *channel) tie(set *bpf.Set) error {
 	})
 }
 
+// loosen is the undo of tie.
+func (ch *channel) loosen(set *bpf.Set) error {
+	ch.tied = false
+	return errors.Join(set.Untie(ch.id.Index()), kernel.Borrow(ch.owners[0], ch.inode, func(fd int) error {
+		return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, ch.lowat)
+	}))
+}
+
 // untie gives a channel up whose S is over, or was never tied.
 func (s *surgeon) untie(set *bpf.Set, ch *channel) {
 	if ch.tied && set != nil {

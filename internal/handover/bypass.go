@@ -1,6 +1,7 @@
 package handover
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -157,6 +158,7 @@ func (t *Table) joined(now mono.Time, answers []abi.Answer) {
 		case a.Reason != abi.None:
 			t.unjoin(now, c, a.Reason, a.Reason.Text())
 		default:
+			c.Given = uint32(a.Bytes)
 			quiet = append(quiet, c)
 		}
 	}
@@ -178,6 +180,9 @@ func (t *Table) Drained(now mono.Time, ends []Step) error {
 		if e.Reason == abi.None && c.recalled == abi.None {
 			if err := t.hands.Open(c); err != nil {
 				e.Reason, e.Detail = abi.ChannelFailed, err.Error()
+				if errors.Is(err, ErrStrayed) {
+					e.Reason = abi.OutOfStep
+				}
 			}
 		}
 		if e.Reason != abi.None || c.recalled != abi.None {
@@ -401,6 +406,9 @@ func (t *Table) resumed(now mono.Time, answers []abi.Answer) {
 		t.pass(now, []*Conn{c}, c.end, c.reason, c.detail)
 	}
 }
+
+// ErrStrayed says that S has received what the device never saw.
+var ErrStrayed = errors.New("the socket has received octets that the device has not given it")
 
 // mostStrays bounds how often one way into bypass is begun anew.
 const mostStrays = 3

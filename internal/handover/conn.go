@@ -65,7 +65,8 @@ type Conn struct {
 	Loose    mono.Time       // the hands': when they did,
 	LooseUna uint32          // and the device's snd.una then
 
-	Attachment uint8 // abi.Attach...: bypass from Open until S has been rebuilt
+	Given      uint32 // sequence number that S is to receive next, once joined
+	Attachment uint8  // abi.Attach...: bypass from Open until S has been rebuilt
 
 	bypass   bool       // it is on its way into bypass,
 	promoted bool       // from shadow, where it rested

@@ -21,6 +21,7 @@ import (
 //	close N...                    the kernel has no such socket any more
 //	capacity N                    slots of the device
 //	refuse-own N reason=R         the device answers Own with R
+//	stray N                       S has received what the device never saw
 //	refuse-join N reason=R        and the next Join
 //	offload N... | upload N...    requests, with ticket=N and timeout=D
 //	upload-all | lost | gone N...
@@ -128,6 +129,8 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) error {
 		s.w.refuseOwn[named(ns[0]).Key()] = reason
 	case "refuse-resume":
 		s.w.refuseResume[named(ns[0]).Key()] = reason
+	case "stray":
+		s.w.strayed[named(ns[0]).Key()] = true
 	case "refuse-join":
 		s.w.refuseJoin[named(ns[0]).Key()] = reason
 	case "offload", "attach":

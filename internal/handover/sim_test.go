@@ -30,6 +30,7 @@ type world struct {
 	frozen     map[abi.HWID]bool // its program is
 	refuseOwn  map[flow.Key]abi.Reason
 	refuseJoin map[flow.Key]abi.Reason // once
+	strayed    map[flow.Key]bool       // S has what the device never saw: seen once
 
 	refuseResume map[flow.Key]abi.Reason
 
@@ -43,6 +44,7 @@ type place struct {
 	owned    bool
 	quiet    bool // towards S
 	diverted bool
+	given    uint64 // as Joined says
 }
 
 // A task is what hands do by themselves: attach, drain or rebuild.
@@ -67,6 +69,7 @@ func newWorld() *world {
 		described:  make(map[abi.HWID]bool),
 		slots:      make(map[abi.HWID]place),
 		refuseJoin: make(map[flow.Key]abi.Reason),
+		strayed:    make(map[flow.Key]bool),
 		refuseOwn:  make(map[flow.Key]abi.Reason), refuseResume: make(map[flow.Key]abi.Reason),
 		tied:     make(map[abi.HWID]bool),
 		open:     make(map[abi.HWID]bool),
@@ -222,6 +225,13 @@ func (w *world) Open(c *Conn) error {
 	if err := w.call("open %s", nameOf(c.Flow)); err != nil {
 		return err
 	}
+	if c.Given != uint32(w.slots[c.HWID].given) {
+		return errors.New("the device said another number when it was joined")
+	}
+	if w.strayed[c.Key] {
+		delete(w.strayed, c.Key)
+		return ErrStrayed
+	}
 	w.open[c.HWID] = true
 	return nil
 }
@@ -342,7 +352,9 @@ func (w *world) obey(m abi.Type, id abi.HWID) abi.Answer {
 			delete(w.refuseJoin, p.key)
 			return abi.Answer{HWID: id, Reason: r}
 		}
-		p.quiet = true
+		p.quiet, p.given = true, 1000+uint64(id.Index())
+		w.slots[id] = p
+		return abi.Answer{HWID: id, Bytes: p.given}
 	case abi.Divert:
 		p.diverted = true
 	case abi.Part:

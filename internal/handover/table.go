@@ -38,9 +38,10 @@ type Hands interface {
 	// Join sends Joins with the connections' channels.
 	Join(conns []*Conn) error
 	// Drain begins to wait until programs have read all that their sockets
-	// received; when any has, or takes too long, Table.Drained is to be called.
+	// received, up to Given; when any has, or takes too long, Table.Drained is to be called.
 	Drain(conns []*Conn)
-	// Open ties the channel to S: what the program sends goes there. It keeps the wire's
+	// Open ties the channel to S: what the program sends goes there. An S that has
+	// received anything beyond Given is ErrStrayed. It keeps the wire's
 	// frames from its socket.
 	Open(c *Conn) error
 	// Rebuild begins to freeze the programs of connections and to bring their
