@@ -14,7 +14,7 @@ import (
 
 // Version is the version of everything in this package. Driver and device
 // refuse each other when theirs differ.
-const Version = 13
+const Version = 14
 
 // HWID is a hardware connection identifier: index into the device's table in
 // the lower 32 bits, generation of that slot in the upper ones. Generations
@@ -85,10 +85,16 @@ func DeadHop(link [6]byte) uint64 {
 	return uint64(link[0])<<40 | uint64(link[1])<<32 | uint64(link[2])<<24 | uint64(link[3])<<16 | uint64(link[4])<<8 | uint64(link[5])
 }
 
-// A Control is the memory that the steering programs, driver and device share
-// about one device: element 0 of the BPF array "control".
+// A Pulse is what a device says of itself: element 0 of the BPF array "pulse". It alone
+// writes it.
+type Pulse struct {
+	Heartbeat uint64 // CLOCK_MONOTONIC ns
+	Load      Load
+}
+
+// A Control is the memory that the steering programs and the driver share
+// about one device: element 0 of the BPF array "control". The device may read it.
 type Control struct {
-	Heartbeat  uint64 // CLOCK_MONOTONIC ns; written by the device
 	StaleAfter uint64 // ns after which a heartbeat is stale; written by the driver
 	Fenced     uint32 // not 0: the device is shut off; set by driver and BPF, cleared by the driver alone
 	HostPort   uint32 // interface index of the host port; written by the driver
@@ -104,7 +110,6 @@ type Control struct {
 	DeadHops  [MaxDeadHops]uint64
 	Bypassing uint32 // flows that are Bypassed, so that nobody looks for them while there are none; written by the driver
 	_         [4]byte
-	Load      Load // written by the device
 }
 
 // A FlowEntry is the value of the BPF hash "flows", keyed by flow.Key.

@@ -16,7 +16,7 @@ var update = flag.Bool("update", false, "write testdata/layout.txt; change Versi
 
 // shared are the types that another process or a BPF program reads.
 var shared = []any{
-	flow.Key{}, FlowEntry{}, Traffic{}, PortLoad{}, Load{}, Control{}, SocketState{}, KernelState{}, KernelPart{}, SocketPart{}, HardwarePart{}, ChannelPart{}, LedgerPart{}, Block{},
+	flow.Key{}, FlowEntry{}, Traffic{}, PortLoad{}, Load{}, Pulse{}, Control{}, SocketState{}, KernelState{}, KernelPart{}, SocketPart{}, HardwarePart{}, ChannelPart{}, LedgerPart{}, Block{},
 	Header{}, Greeting{}, Offer{}, Command{}, Answer{},
 	PolicyTerm{}, PolicyTable{}, PolicyFacts{},
 }

@@ -33,6 +33,7 @@ type Set struct {
 	steer   steerObjects
 	probe   prober
 	control *abi.Control
+	pulse   *abi.Pulse
 	blocks  []abi.Block
 
 	channels channels
@@ -71,6 +72,9 @@ func (s *Set) load(c Config) error {
 		return Missing("steering programs", "6.6", err)
 	}
 	if s.control, err = shm.MapControl(s.ControlFD()); err != nil {
+		return Missing("mmapable BPF arrays", "5.5", err)
+	}
+	if s.pulse, err = shm.MapPulse(s.PulseFD()); err != nil {
 		return Missing("mmapable BPF arrays", "5.5", err)
 	}
 	if s.blocks, err = shm.MapBlocks(s.BlocksFD(), int(c.MaxConnections)); err != nil {
@@ -160,11 +164,17 @@ func (s *Set) Filter() int { return s.steer.Filter.FD() }
 // ControlFD is the descriptor of the array of one abi.Control.
 func (s *Set) ControlFD() int { return s.steer.steerMaps.Control.FD() }
 
+// PulseFD is the descriptor of the array of one abi.Pulse.
+func (s *Set) PulseFD() int { return s.steer.steerMaps.Pulse.FD() }
+
 // BlocksFD is the descriptor of the array of MaxConnections abi.Block.
 func (s *Set) BlocksFD() int { return s.steer.steerMaps.Blocks.FD() }
 
 // Control is the memory that ControlFD stands for, until Close.
 func (s *Set) Control() *abi.Control { return s.control }
+
+// Pulse is the memory that PulseFD stands for, until Close.
+func (s *Set) Pulse() *abi.Pulse { return s.pulse }
 
 // Blocks is the memory that BlocksFD stands for, until Close.
 func (s *Set) Blocks() []abi.Block { return s.blocks }
@@ -177,6 +187,10 @@ func (s *Set) Close() error {
 		atomic.StoreUint32(&s.control.Fenced, 1)
 		errs = append(errs, s.detach(), shm.UnmapControl(s.control))
 		s.control = nil
+	}
+	if s.pulse != nil {
+		errs = append(errs, shm.UnmapPulse(s.pulse))
+		s.pulse = nil
 	}
 	if s.blocks != nil {
 		errs = append(errs, shm.UnmapBlocks(s.blocks))

@@ -102,7 +102,7 @@ func bench(t testing.TB, linkHeader uint32) *Set {
 	c := s.Control()
 	c.LinkHeader, c.HostPort, c.Uplink = linkHeader, 77, 78
 	atomic.StoreUint64(&c.StaleAfter, uint64(time.Hour))
-	atomic.StoreUint64(&c.Heartbeat, uint64(mono.Now()))
+	atomic.StoreUint64(&s.Pulse().Heartbeat, uint64(mono.Now()))
 	keys := []flow.Key{steered4.Key(), steered6.Key()}
 	if err := s.Steer(keys, []abi.HWID{abi.MakeHWID(1, 1), abi.MakeHWID(2, 1)}); err != nil {
 		t.Fatal(err)
@@ -222,14 +222,14 @@ func TestStaleHeartbeatFencesOnce(t *testing.T) {
 	s := bench(t, 14)
 	c := s.Control()
 	atomic.StoreUint64(&c.StaleAfter, uint64(time.Millisecond))
-	atomic.StoreUint64(&c.Heartbeat, uint64(mono.Now().Add(-time.Second)))
+	atomic.StoreUint64(&s.Pulse().Heartbeat, uint64(mono.Now().Add(-time.Second)))
 	for range 3 {
 		if got, _, _ := run(t, s.steer.Egress, segment(steered4), 0); got != next {
 			t.Errorf("verdict %d", int32(got))
 		}
 	}
 	// The device's return does not unfence it: it missed what went by.
-	atomic.StoreUint64(&c.Heartbeat, uint64(mono.Now().Add(time.Hour)))
+	atomic.StoreUint64(&s.Pulse().Heartbeat, uint64(mono.Now().Add(time.Hour)))
 	if got, _, _ := run(t, s.steer.Inject, segment(steered4), 0); got != drop {
 		t.Errorf("verdict %d on what a fenced device injects", int32(got))
 	}

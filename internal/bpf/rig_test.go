@@ -156,7 +156,7 @@ func bindPacket(t *testing.T, fd, ifindex int, protocol uint16) {
 
 // beat writes the heartbeat once and clears the fence.
 func (r *rig) beat() {
-	atomic.StoreUint64(&r.set.Control().Heartbeat, uint64(mono.Now()))
+	atomic.StoreUint64(&r.set.Pulse().Heartbeat, uint64(mono.Now()))
 	atomic.StoreUint32(&r.set.Control().Fenced, 0)
 }
 
@@ -187,7 +187,7 @@ func (r *rig) pass() {
 			return
 		default:
 		}
-		atomic.StoreUint64(&r.set.Control().Heartbeat, uint64(mono.Now()))
+		atomic.StoreUint64(&r.set.Pulse().Heartbeat, uint64(mono.Now()))
 		forward(r.packet, r.tap, buf, 14-r.linkHeader)
 		forward(r.tap, r.packet, buf, r.linkHeader-14)
 		unix.Poll(wait, 5)
@@ -306,6 +306,7 @@ func TestLayoutsAgree(t *testing.T) {
 		size, want  uint32
 		entries, is uint32
 	}{
+		{"pulse", s.steer.steerMaps.Pulse.ValueSize(), uint32(unsafe.Sizeof(abi.Pulse{})), s.steer.steerMaps.Pulse.MaxEntries(), 1},
 		{"control", s.steer.steerMaps.Control.ValueSize(), uint32(unsafe.Sizeof(abi.Control{})), s.steer.steerMaps.Control.MaxEntries(), 1},
 		{"blocks", s.steer.Blocks.ValueSize(), abi.BlockSize, s.steer.Blocks.MaxEntries(), 1024},
 		{"flows, value", s.steer.Flows.ValueSize(), uint32(unsafe.Sizeof(abi.FlowEntry{})), s.steer.Flows.MaxEntries(), 1024},

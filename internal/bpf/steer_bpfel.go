@@ -19,6 +19,7 @@ const (
 	steerMapBlocks   = "blocks"
 	steerMapControl  = "control"
 	steerMapFlows    = "flows"
+	steerMapPulse    = "pulse"
 	steerMapTaken    = "taken"
 	steerProgEgress  = "egress"
 	steerProgFilter  = "filter"
@@ -81,6 +82,7 @@ type steerMapSpecs struct {
 	Blocks  *ebpf.MapSpec `ebpf:"blocks"`
 	Control *ebpf.MapSpec `ebpf:"control"`
 	Flows   *ebpf.MapSpec `ebpf:"flows"`
+	Pulse   *ebpf.MapSpec `ebpf:"pulse"`
 	Taken   *ebpf.MapSpec `ebpf:"taken"`
 }
 
@@ -113,6 +115,7 @@ type steerMaps struct {
 	Blocks  *ebpf.Map `ebpf:"blocks"`
 	Control *ebpf.Map `ebpf:"control"`
 	Flows   *ebpf.Map `ebpf:"flows"`
+	Pulse   *ebpf.Map `ebpf:"pulse"`
 	Taken   *ebpf.Map `ebpf:"taken"`
 }
 
@@ -121,6 +124,7 @@ func (m *steerMaps) Close() error {
 		m.Blocks,
 		m.Control,
 		m.Flows,
+		m.Pulse,
 		m.Taken,
 	)
 }

@@ -198,7 +198,7 @@ func TestHeartbeatOfTheFutureIsAlive(t *testing.T) {
 	s, peer := r.connect(t, r.HostIP4)
 	r.steer(t, s)
 	r.halt()
-	atomic.StoreUint64(&r.set.Control().Heartbeat, 1<<63)
+	atomic.StoreUint64(&r.set.Pulse().Heartbeat, 1<<63)
 	before := r.counters()
 	if _, err := peer.Write([]byte{1}); err != nil {
 		t.Fatal(err)

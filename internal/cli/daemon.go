@@ -304,7 +304,7 @@ func deviceCommand(env *Env) *cobra.Command {
 	}
 	c := device.Config{
 		Socket: driver.DeviceSocket, Uplink: driver.DeviceUplink, HostPort: driver.DeviceHostPort,
-		Control: driver.DeviceControl, Blocks: driver.DeviceBlocks, Rings: driver.DeviceRings,
+		Control: driver.DeviceControl, Pulse: driver.DevicePulse, Blocks: driver.DeviceBlocks, Rings: driver.DeviceRings,
 		Confined: true,
 	}
 	uplink := cmd.Flags().String("uplink", "", "name of the uplink")

@@ -29,6 +29,7 @@ type Config struct {
 	Uplink         int // AF_PACKET socket on the uplink
 	HostPort       int // TAP
 	Control        int // BPF array of one abi.Control
+	Pulse          int // BPF array of one abi.Pulse
 	Blocks         int // BPF array of MaxConnections abi.Blocks
 	Rings          int // memfd of a ring for each of them; 0 or less: nothing is bypassed
 	LinkHeader     int // octets of the uplink's link header: 14 or 0
@@ -83,7 +84,7 @@ func (c *Config) confine() error {
 		return nil
 	}
 	_, _ = time.Now().Zone() // reads the time zone, for the log
-	for _, fd := range []int{c.Control, c.Blocks, c.Rings} {
+	for _, fd := range []int{c.Control, c.Pulse, c.Blocks, c.Rings} {
 		if fd > 0 {
 			unix.Close(fd) // it is mapped
 		}
@@ -107,6 +108,7 @@ func hurry(log *slog.Logger) {
 type loop struct {
 	device  *Device
 	control *abi.Control
+	pulse   *abi.Pulse
 	blocks  []abi.Block
 	ports   [2]port.Port
 	tap     *port.TAP // the second of them
@@ -133,7 +135,10 @@ func newLoop(c Config) (*loop, error) {
 
 func (l *loop) open(c Config) error {
 	var err error
-	if l.control, err = shm.MapControl(c.Control); err != nil {
+	if l.control, err = shm.WatchControl(c.Control); err != nil {
+		return err
+	}
+	if l.pulse, err = shm.MapPulse(c.Pulse); err != nil {
 		return err
 	}
 	if l.blocks, err = shm.MapBlocks(c.Blocks, c.MaxConnections); err != nil {
@@ -203,7 +208,7 @@ func (l *loop) turn() (bool, error) {
 		l.device.gauge(now, l.meter.share)
 		l.publishLoad()
 	}
-	atomic.StoreUint64(&l.control.Heartbeat, uint64(now))
+	atomic.StoreUint64(&l.pulse.Heartbeat, uint64(now))
 	if l.fenced() {
 		return false, ErrFenced
 	}

@@ -84,7 +84,7 @@ func portLoad(s port.Stats, pending int) abi.PortLoad {
 // publishLoad writes the load for the driver. What the host port's interface
 // has dropped the driver finds out by itself.
 func (l *loop) publishLoad() {
-	load := &l.control.Load
+	load := &l.pulse.Load
 	shm.Begin(&load.Sequence)
 	l.meter.load(l.now, load)
 	l.device.load(load)

@@ -88,7 +88,7 @@ func newStationOn(t testing.TB, n *testnet.Net, uplinkName string, linkHeader in
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unix.Close(rings) })
-	s.start(Config{Socket: pair[1], Rings: rings, Uplink: packet, HostPort: tap, Control: set.ControlFD(), Blocks: set.BlocksFD(),
+	s.start(Config{Socket: pair[1], Rings: rings, Uplink: packet, HostPort: tap, Control: set.ControlFD(), Pulse: set.PulseFD(), Blocks: set.BlocksFD(),
 		LinkHeader: linkHeader, MaxConnections: 256, Memory: 256 << 20, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
 	return s
 }

@@ -86,7 +86,7 @@ func TestDeviceIsConfined(t *testing.T) {
 	if err != nil || strings.Contains(string(limits), "Max core file size        unlimited") {
 		t.Errorf("%v\n%s", err, limits)
 	}
-	for _, fd := range []int{driver.DeviceControl, driver.DeviceBlocks, driver.DeviceRings} {
+	for _, fd := range []int{driver.DeviceControl, driver.DeviceBlocks, driver.DeviceRings, driver.DevicePulse} {
 		if to, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", d.PID, fd)); err == nil && (strings.Contains(to, "bpf-map") || strings.Contains(to, "rings")) {
 			t.Errorf("it still has %s", to)
 		}

@@ -41,14 +41,17 @@ func fakeDevice(kind string) int {
 	if crime, ok := strings.CutPrefix(kind, "traitor:"); ok {
 		return traitor(crime)
 	}
-	control, err := shm.MapControl(driver.DeviceControl)
+	if seed, ok := strings.CutPrefix(kind, "wild:"); ok {
+		return wildDevice(seed)
+	}
+	pulse, err := shm.MapPulse(driver.DevicePulse)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	go func() {
 		for ; ; time.Sleep(5 * time.Millisecond) {
-			atomic.StoreUint64(&control.Heartbeat, uint64(mono.Now()))
+			atomic.StoreUint64(&pulse.Heartbeat, uint64(mono.Now()))
 		}
 	}()
 	l := &liar{kind: kind}

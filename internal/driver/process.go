@@ -31,6 +31,7 @@ const (
 	DeviceControl  = 6 // BPF array of one abi.Control
 	DeviceBlocks   = 7 // BPF array of abi.Block
 	DeviceRings    = 8 // memfd of a ring for each block
+	DevicePulse    = 9 // BPF array of one abi.Pulse
 )
 
 // hostPortName is the pattern that TAPs are named by.
@@ -161,7 +162,7 @@ func (p *process) spawn(c *Config, uplink string, set *bpf.Set, g abi.Generation
 	for _, fd := range inherited {
 		files = append(files, uintptr(fd))
 	}
-	files = append(files, uintptr(set.ControlFD()), uintptr(set.BlocksFD()), uintptr(rings))
+	files = append(files, uintptr(set.ControlFD()), uintptr(set.BlocksFD()), uintptr(rings), uintptr(set.PulseFD()))
 	args := []string{"toehold", "device",
 		"--uplink", uplink,
 		"--link-header", strconv.Itoa(int(set.Control().LinkHeader)),

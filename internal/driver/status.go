@@ -103,8 +103,8 @@ func (u *uplink) pause(paused bool) {
 
 // load reads what the device says of its work; nil when it died as it wrote.
 func (u *uplink) load() *Load {
-	c, l := u.set.Control(), new(abi.Load)
-	if !shm.Read(&c.Load.Sequence, &c.Load, l) {
+	p, l := u.set.Pulse(), new(abi.Load)
+	if !shm.Read(&p.Load.Sequence, &p.Load, l) {
 		return nil
 	}
 	return &Load{

@@ -283,7 +283,7 @@ func (u *uplink) hello(now mono.Time, h abi.Header, octets []byte) error {
 	c := u.set.Control()
 	// The first heartbeat may be a moment away, and a stale one would put the
 	// fence up again.
-	atomic.CompareAndSwapUint64(&c.Heartbeat, 0, uint64(now))
+	atomic.CompareAndSwapUint64(&u.set.Pulse().Heartbeat, 0, uint64(now))
 	atomic.StoreUint32(&c.Fenced, 0)
 	u.fenced = false
 	u.table.Serve()
@@ -309,7 +309,7 @@ func (u *uplink) startDevice(now mono.Time) {
 		u.retry(now, err.Error())
 		return
 	}
-	atomic.StoreUint64(&u.set.Control().Heartbeat, 0)
+	atomic.StoreUint64(&u.set.Pulse().Heartbeat, 0)
 	u.generations = u.generations.After(u.latest)
 	p, err := startProcess(u.cfg, u.name, u.ifindex, u.set, u.generations)
 	if err != nil {
@@ -464,7 +464,7 @@ const starvedFor = 10
 
 // listen looks at the heartbeat.
 func (u *uplink) listen(now mono.Time) {
-	beat := atomic.LoadUint64(&u.set.Control().Heartbeat)
+	beat := atomic.LoadUint64(&u.set.Pulse().Heartbeat)
 	if u.quiet++; beat != u.beat {
 		u.beat, u.quiet = beat, 0
 	}
@@ -488,7 +488,7 @@ func (u *uplink) death() abi.Reason {
 
 // heartbeatAge is how old the heartbeat is; one from the future is no news.
 func (u *uplink) heartbeatAge(now mono.Time) time.Duration {
-	return max(0, now.Sub(mono.Time(atomic.LoadUint64(&u.set.Control().Heartbeat))))
+	return max(0, now.Sub(mono.Time(atomic.LoadUint64(&u.set.Pulse().Heartbeat))))
 }
 
 // drain sends everything home, and calls then when nothing is on the device

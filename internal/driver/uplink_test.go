@@ -37,7 +37,7 @@ func loadedUplink(t *testing.T) *uplink {
 func (u *uplink) setFence(v uint32) { atomic.StoreUint32(&u.set.Control().Fenced, v) }
 
 func (u *uplink) setHeartbeat(at mono.Time) {
-	atomic.StoreUint64(&u.set.Control().Heartbeat, uint64(at))
+	atomic.StoreUint64(&u.set.Pulse().Heartbeat, uint64(at))
 }
 
 // A stale heartbeat counts only when the driver has been awake for a while
@@ -137,7 +137,7 @@ func TestHello(t *testing.T) {
 		h, octets := greeting(tt.ver, tt.n)
 		err := u.hello(7, h, octets)
 		fenced := atomic.LoadUint32(&u.set.Control().Fenced) != 0
-		if tt.want == "" && (err != nil || fenced || atomic.LoadUint64(&u.set.Control().Heartbeat) == 0) {
+		if tt.want == "" && (err != nil || fenced || atomic.LoadUint64(&u.set.Pulse().Heartbeat) == 0) {
 			t.Errorf("%s: %v, fenced %v", tt.name, err, fenced)
 		}
 		if tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want) || !fenced) {

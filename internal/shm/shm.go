@@ -21,6 +21,25 @@ func MapControl(fd int) (*abi.Control, error) {
 	return (*abi.Control)(unsafe.Pointer(&b[0])), nil
 }
 
+// WatchControl maps the BPF array "control" behind fd to be read alone. Nothing makes
+// such a mapping writable (bpf_map_mmap in kernel/bpf/syscall.c).
+func WatchControl(fd int) (*abi.Control, error) {
+	b, err := mapAs(fd, int(unsafe.Sizeof(abi.Control{})), unix.PROT_READ)
+	if err != nil {
+		return nil, fmt.Errorf("map control: %w", err)
+	}
+	return (*abi.Control)(unsafe.Pointer(&b[0])), nil
+}
+
+// MapPulse maps the BPF array "pulse" behind fd.
+func MapPulse(fd int) (*abi.Pulse, error) {
+	b, err := mapArray(fd, int(unsafe.Sizeof(abi.Pulse{})))
+	if err != nil {
+		return nil, fmt.Errorf("map pulse: %w", err)
+	}
+	return (*abi.Pulse)(unsafe.Pointer(&b[0])), nil
+}
+
 // MapBlocks maps the BPF array "blocks" of n elements behind fd.
 func MapBlocks(fd, n int) ([]abi.Block, error) {
 	if n <= 0 {
@@ -33,10 +52,12 @@ func MapBlocks(fd, n int) ([]abi.Block, error) {
 	return unsafe.Slice((*abi.Block)(unsafe.Pointer(&b[0])), n), nil
 }
 
-func mapArray(fd, size int) ([]byte, error) {
+func mapArray(fd, size int) ([]byte, error) { return mapAs(fd, size, unix.PROT_READ|unix.PROT_WRITE) }
+
+func mapAs(fd, size, protection int) ([]byte, error) {
 	page := unix.Getpagesize()
 	size = (size + page - 1) / page * page
-	return unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	return unix.Mmap(fd, 0, size, protection, unix.MAP_SHARED)
 }
 
 // MapRings maps the rings of n connections behind fd, a file of that size. What is
@@ -74,6 +95,11 @@ func MakeRings(n int) (int, error) {
 // UnmapControl gives the memory that MapControl mapped back.
 func UnmapControl(c *abi.Control) error {
 	return unix.MunmapPtr(unsafe.Pointer(c), uintptr(unix.Getpagesize()))
+}
+
+// UnmapPulse gives the memory that MapPulse mapped back.
+func UnmapPulse(p *abi.Pulse) error {
+	return unix.MunmapPtr(unsafe.Pointer(p), uintptr(unix.Getpagesize()))
 }
 
 // UnmapBlocks gives the memory that MapBlocks mapped back.

@@ -45,6 +45,14 @@ struct {
 	MAP_TYPE(value, struct control);
 } control SEC(".maps");
 
+struct {
+	MAP_UINT(type, BPF_MAP_TYPE_ARRAY);
+	MAP_UINT(map_flags, BPF_F_MMAPABLE);
+	MAP_UINT(max_entries, 1);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, struct pulse);
+} pulse SEC(".maps");
+
 /* Memory that driver and device share; a program only counts in it. */
 struct {
 	MAP_UINT(type, BPF_MAP_TYPE_ARRAY);
@@ -176,8 +184,10 @@ static ALWAYS_INLINE void count(u64 *counter)
  * one that was written since now was read. */
 static ALWAYS_INLINE int alive(struct control *c)
 {
+	u32 zero = 0;
+	struct pulse *p = bpf_map_lookup_elem(&pulse, &zero);
 	u64 now = bpf_ktime_get_ns();
-	u64 beat = *(volatile u64 *)&c->heartbeat;
+	u64 beat = p ? *(volatile u64 *)&p->heartbeat : 0;
 
 	if (*(volatile u32 *)&c->fenced)
 		return 0;

@@ -17,13 +17,19 @@ struct flow_key {
 	u8 zero[3];
 };
 
+/* The device's own. */
+struct pulse {
+	u64 heartbeat;
+	u8 load[296]; /* struct abi.Load; not looked into by any program */
+};
+
+/* The device can only read it. */
 struct control {
-	u64 heartbeat, stale_after;
+	u64 stale_after;
 	u32 fenced, host_port, uplink, link_header;
 	u64 to_device, injected, dropped, bypassed, fences;
 	u64 dead_hops[7];
 	u32 bypassing, zero;
-	u8 load[296]; /* struct abi.Load; not looked into by any program */
 };
 
 struct flow_entry {
