@@ -163,17 +163,5 @@ func (u *uplink) hardware(id abi.HWID) *abi.HardwarePart {
 	if u.set == nil {
 		return nil
 	}
-	return hardwareIn(u.set.Blocks(), id)
-}
-
-func hardwareIn(blocks []abi.Block, id abi.HWID) *abi.HardwarePart {
-	if id == 0 || int(id.Index()) >= len(blocks) {
-		return nil
-	}
-	b := &blocks[id.Index()]
-	h := new(abi.HardwarePart)
-	if !shm.Read(&b.Hardware.Sequence, &b.Hardware, h) || h.HWID != id {
-		return nil
-	}
-	return h
+	return shm.ReadHardware(u.set.Blocks(), id)
 }

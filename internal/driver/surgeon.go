@@ -328,7 +328,7 @@ func (o *operation) rebuild(p *patient) {
 // the connection.
 func (o *operation) restore(p *patient) error {
 	b := &o.blocks[p.id.Index()]
-	l, h := shm.ReadLedger(&b.Ledger), hardwareIn(o.blocks, p.id)
+	l, h := shm.ReadLedger(&b.Ledger), shm.ReadHardware(o.blocks, p.id)
 	if err := kernel.Reachable(p.fd, p.flow); err != nil {
 		return err
 	}

@@ -122,6 +122,20 @@ func ReadLedger(l *abi.LedgerPart) (to abi.LedgerPart) {
 	return to
 }
 
+// ReadHardware copies the device's part of a connection's block; nil when it is not
+// this connection's, or its writer died while it wrote.
+func ReadHardware(blocks []abi.Block, id abi.HWID) *abi.HardwarePart {
+	if id == 0 || int(id.Index()) >= len(blocks) {
+		return nil
+	}
+	b := &blocks[id.Index()]
+	h := new(abi.HardwarePart)
+	if !Read(&b.Hardware.Sequence, &b.Hardware, h) || h.HWID != id {
+		return nil
+	}
+	return h
+}
+
 // Publish runs write, which changes the part that sequence stands at the
 // head of. A part has one writer, so writers need no lock between them.
 func Publish(sequence *uint64, write func()) {

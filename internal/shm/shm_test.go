@@ -109,6 +109,25 @@ func TestWriterThatDiedInTheMiddle(t *testing.T) {
 	}
 }
 
+func TestReadHardware(t *testing.T) {
+	const id = abi.HWID(1<<32 | 1)
+	blocks := make([]abi.Block, 2)
+	h := &blocks[1].Hardware
+	Publish(&h.Sequence, func() { h.HWID, h.SndUna = id, 5 })
+	if got := ReadHardware(blocks, id); got == nil || got.SndUna != 5 {
+		t.Errorf("read %+v", got)
+	}
+	for _, other := range []abi.HWID{0, id + 1<<32, 1 << 32, 1<<32 | 2} {
+		if got := ReadHardware(blocks, other); got != nil {
+			t.Errorf("of %v: %+v", other, got)
+		}
+	}
+	Begin(&h.Sequence)
+	if got := ReadHardware(blocks, id); got != nil {
+		t.Errorf("half written: %+v", got)
+	}
+}
+
 func TestRings(t *testing.T) {
 	fd, err := MakeRings(3)
 	if err != nil {
