@@ -91,12 +91,12 @@ func (d *Device) publishLedger(c *conn) {
 		by.past, by.start = true, by.una
 	}
 	shm.Begin(&l.Sequence)
-	l.HWID = c.id
 	l.SndUna, l.SndStart, l.RcvStart = uint32(by.una), uint32(by.start), uint32(by.rcvStart)
 	atomic.StoreUint64(&l.Taken, by.taken)
 	atomic.StoreUint64(&l.Delivered, by.delivered)
 	atomic.StoreUint32(&l.HostNxt, uint32(by.hostNxt))
 	l.SndEnd = uint32(by.hostNxt.Add(uint32(by.taken)))
+	atomic.StoreUint64((*uint64)(&l.HWID), uint64(c.id)) // the rest was another's before
 	shm.End(&l.Sequence)
 }
 

@@ -46,9 +46,13 @@ type world struct {
 	faults       faults
 	rings        []byte // of the devices
 	ringsFD      int
-	died         bool // the device, in the middle of a turn
-	tie          *tie // of the program's socket to a channel, nil: none
-	l3           bool // the uplink has no link header
+	died         bool     // the device, in the middle of a turn
+	tie          *tie     // of the program's socket to a channel, nil: none
+	id           abi.HWID // that the connection was last admitted by
+	shared       *shared  // what the devices see of the host's memory, nil: nothing is between
+	watch        watcher  // nil: nobody
+	points       int      // that were passed
+	l3           bool     // the uplink has no link header
 }
 
 type spoken struct {
@@ -154,11 +158,15 @@ func (w *world) newDevice(memory int) {
 	up, w.kernelUplink = port.NewPipe(pool, kernel)
 	host, w.kernelHost = port.NewPipe(pool, kernel)
 	w.blocks = make([]abi.Block, 4)
-	w.device = New(w.now, Parts{
-		Log: slog.New(slog.NewTextHandler(w.t.Output(), nil)), Pool: pool, Uplink: up, Host: host,
+	parts := Parts{
+		Log: slog.New(slog.NewTextHandler(w.t.Output(), nil)), Pool: pool, Uplink: w.watched(up), Host: w.watched(host),
 		LinkHeader: w.linkHeader(), Control: &w.control, Blocks: w.blocks, Rings: w.rings, Send: w.hear,
 		Clock: func() mono.Time { return w.now },
-	})
+	}
+	if w.shared != nil {
+		w.share(&parts)
+	}
+	w.device = New(w.now, parts)
 }
 
 func (w *world) hear(msg []byte) {
@@ -173,6 +181,7 @@ func (w *world) hear(msg []byte) {
 	for _, a := range answers {
 		w.answers = append(w.answers, spoken{h.Type, a})
 	}
+	w.point()
 }
 
 // answer takes the first answer of a kind.
@@ -446,7 +455,10 @@ func (e *endpoint) run() {
 func (w *world) step() bool {
 	for w.turnDevice() {
 	}
-	next := w.device.wheel.next(w.now, time.Second)
+	next := w.now.Add(time.Second)
+	if !w.died {
+		next = w.device.wheel.next(w.now, time.Second)
+	}
 	for _, e := range []*endpoint{w.program, w.peer} {
 		next = mono.Earliest(next, e.conn.Deadline())
 	}
@@ -479,18 +491,25 @@ func (w *world) done() bool {
 // The driver's steps.
 
 func (w *world) command(t abi.Type, id abi.HWID) {
+	w.handle(abi.Append(nil, t, 1, []abi.Command{{HWID: id}}))
+}
+
+// handle has the device handle a message, which may be its death.
+func (w *world) handle(msg []byte, channels ...Channel) {
 	defer w.mourn()
-	w.device.Handle(w.now, abi.Append(nil, t, 1, []abi.Command{{HWID: id}}))
+	w.point()
+	w.device.Handle(w.now, msg, channels...)
 }
 
 func (w *world) admit() abi.HWID {
-	w.device.Handle(w.now, abi.Append(nil, abi.Admit, 1, []abi.Offer{{Key: testKey, MSS: mss}}))
+	w.handle(abi.Append(nil, abi.Admit, 1, []abi.Offer{{Key: testKey, MSS: mss}}))
 	for w.turnDevice() {
 	}
 	a, ok := w.answer(abi.Admitted)
-	if !ok || a.Reason != abi.None {
+	if (!ok || a.Reason != abi.None) && !w.died {
 		w.t.Fatalf("not admitted: %v %v", ok, a.Reason)
 	}
+	w.id = a.HWID
 	return a.HWID
 }
 

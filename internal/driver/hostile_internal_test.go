@@ -50,7 +50,7 @@ func TestHostileBlock(t *testing.T) {
 			b.Hardware.CongestionControl = [16]byte{}
 			copy(b.Hardware.CongestionControl[:], []string{"cubic", "bbr", "dctcp", "\x1b[2J"}[r.IntN(4)])
 		}
-		h := hardwareIn(blocks, c.HWID)
+		h := shm.ReadHardware(blocks, c.HWID)
 		if h == nil {
 			t.Fatalf("seed %d, number %d: it is not read", seed, n)
 		}
@@ -66,7 +66,7 @@ func TestHostileBlock(t *testing.T) {
 		shm.ReadLedger(&b.Ledger)
 	}
 	for _, id := range []abi.HWID{0, abi.MakeHWID(4, 1), abi.MakeHWID(1<<32-1, 1), abi.MakeHWID(2, 2)} {
-		if hardwareIn(blocks, id) != nil {
+		if shm.ReadHardware(blocks, id) != nil {
 			t.Errorf("%#x has a block", uint64(id))
 		}
 	}
@@ -77,7 +77,7 @@ func TestPartThatIsNeverWhole(t *testing.T) {
 	blocks := make([]abi.Block, 1)
 	h := &blocks[0].Hardware
 	h.Sequence, h.HWID = 1, abi.MakeHWID(0, 1)
-	if hardwareIn(blocks, h.HWID) != nil {
+	if shm.ReadHardware(blocks, h.HWID) != nil {
 		t.Error("it is read")
 	}
 }
