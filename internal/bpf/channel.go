@@ -27,7 +27,11 @@ type channels struct {
 }
 
 // A socketKey is struct socket_key of c/channel.c.
-type socketKey struct{ Index, Role uint32 }
+type socketKey struct {
+	Number uint64
+	Role   uint32
+	_      uint32
+}
 
 // Roles of tied sockets.
 const (
@@ -46,12 +50,13 @@ type tie struct {
 
 // An end is struct end of c/channel.c.
 type end struct {
-	Number uint64
-	At     socketKey
+	Number      uint64
+	Index, Role uint32
 }
 
-// socketsPerTie are S and C.
-const socketsPerTie = 2
+// socketsPerTie are S and C, and room for as many that are over and whose programs
+// have not closed them.
+const socketsPerTie = 4
 
 // OpenChannels loads and attaches the programs of bypassed connections, once:
 // later calls return the same result. It is a *MissingFeature where the kernel
@@ -175,7 +180,7 @@ func (c *channels) tie(index uint32, socket, channel int) (err error) {
 	c.number++
 	c.tied[index] = c.number
 	if err = c.Ties.Put(index, &tie{Number: c.number, NotSentLowat: uint32(lowat)}); err == nil {
-		err = errors.Join(c.put(socketKey{index, roleChannel}, channel), c.put(socketKey{index, roleSocket}, socket))
+		err = errors.Join(c.put(index, roleChannel, channel), c.put(index, roleSocket, socket))
 	}
 	if err == nil {
 		return nil
@@ -183,11 +188,11 @@ func (c *channels) tie(index uint32, socket, channel int) (err error) {
 	return errors.Join(err, c.Ties.Put(index, &tie{}), unix.SetsockoptInt(socket, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, lowat))
 }
 
-func (c *channels) put(key socketKey, fd int) error {
-	if err := c.Ends.Put(uint32(fd), &end{c.number, key}); err != nil {
+func (c *channels) put(index, role uint32, fd int) error {
+	if err := c.Ends.Put(uint32(fd), &end{c.number, index, role}); err != nil {
 		return fmt.Errorf("storage of descriptor %d: %w", fd, err)
 	}
-	if err := c.Sockets.Put(key, uint64(fd)); err != nil {
+	if err := c.Sockets.Put(&socketKey{Number: c.number, Role: role}, uint64(fd)); err != nil {
 		return fmt.Errorf("descriptor %d into the sockmap: %w", fd, err)
 	}
 	return nil
@@ -202,16 +207,27 @@ func (s *Set) Untie(index uint32) error {
 	return s.channels.untie(index)
 }
 
-// untie first makes the programs pass by what they find of the tie with the
+// Leave is Untie for a program's socket whose connection is over: what it was given
+// and has not received yet stays, and nothing more comes.
+func (s *Set) Leave(index uint32) error {
+	s.channels.mu.Lock()
+	defer s.channels.mu.Unlock()
+	return s.channels.part(index, roleChannel)
+}
+
+func (c *channels) untie(index uint32) error { return c.part(index, roleSocket, roleChannel) }
+
+// part first makes the programs pass by what they find of the tie with the
 // sockets, of which nobody has a descriptor. A socket that has left the sockmap
 // by itself (closed, or connect to AF_UNSPEC) may have left its key.
-func (c *channels) untie(index uint32) error {
-	if c.tied[index] == 0 {
+func (c *channels) part(index uint32, roles ...uint32) error {
+	number := c.tied[index]
+	if number == 0 {
 		return nil
 	}
 	errs := []error{c.Ties.Put(index, &tie{})}
-	for _, role := range []uint32{roleSocket, roleChannel} {
-		if err := c.Sockets.Delete(socketKey{index, role}); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+	for _, role := range roles {
+		if err := c.Sockets.Delete(&socketKey{Number: number, Role: role}); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			errs = append(errs, err)
 		}
 	}

@@ -153,3 +153,27 @@ func (p *tiedPair) plain() {
 		}
 	}
 }
+
+// The octets of a connection that is over stay to be read, while its index is
+// another's already.
+func TestLeave(t *testing.T) {
+	p := newTied(t, 1000)
+	p.write(p.c, pattern(5000))
+	p.must(p.set.Leave(tiedAt))
+	p.must(p.set.Leave(tiedAt))
+
+	other, _ := connect(t, p.Host, p.Peer, p.HostIP4)
+	c := openChannel(t, p.Host)
+	p.must(p.set.Tie(tiedAt, descriptor(t, other), c, 1000))
+	p.open(1)
+	p.write(c, pattern(70))
+	p.counts("the next", 0, 0, 70, 0)
+	p.expect("to the first program", p.fd, pattern(5000))
+	p.counts("the next", 0, 0, 70, 0)
+	p.expect("to the second program", descriptor(t, other), pattern(70))
+	p.counts("the next", 0, 0, 70, 70)
+	p.plain()
+	p.must(p.s.Close())
+	p.counts("the next", 0, 0, 70, 70)
+	p.must(p.set.Untie(tiedAt))
+}

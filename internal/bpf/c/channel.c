@@ -28,11 +28,14 @@ enum {
 	ROLE_C,
 };
 
+/* By the number of the tie, so that a socket of a connection that is over can
+ * stay where it is: what it was given is to be read. It leaves when its program
+ * closes it. */
 struct socket_key {
-	u32 index, role;
+	u64 number;
+	u32 role, zero;
 };
 
-/* The sockets; index is that of the block. */
 struct {
 	MAP_UINT(type, BPF_MAP_TYPE_SOCKHASH);
 	MAP_UINT(max_entries, 2); /* set when loaded */
@@ -56,10 +59,10 @@ struct {
 	MAP_TYPE(value, struct tie);
 } ties SEC(".maps");
 
-/* Which tie a socket is, or was, part of. */
+/* Which tie a socket is, or was, part of; index is that of the block. */
 struct end {
 	u64 number;
-	struct socket_key at;
+	u32 index, role;
 };
 
 struct {
@@ -91,7 +94,7 @@ static ALWAYS_INLINE int look(const struct end *e, struct view *v)
 
 	if (!e)
 		return 0;
-	index = e->at.index;
+	index = e->index;
 	v->tie = bpf_map_lookup_elem(&ties, &index);
 	b = bpf_map_lookup_elem(&blocks, &index);
 	if (!v->tie || !b || v->tie->number != e->number)
@@ -120,10 +123,10 @@ static ALWAYS_INLINE int has_room(struct sk_msg_md *msg, const struct view *v)
 	       !(((struct sock *)tp)->sk_shutdown & SEND_SHUTDOWN);
 }
 
-static ALWAYS_INLINE int from_program(struct sk_msg_md *msg, u32 index,
-				      const struct view *v, u32 size)
+static ALWAYS_INLINE int from_program(struct sk_msg_md *msg, const struct view *v,
+				      u32 size)
 {
-	struct socket_key to = { index, ROLE_C };
+	struct socket_key to = { v->tie->number, ROLE_C };
 
 	if (!has_room(msg, v) || bpf_msg_redirect_hash(msg, &sockets, &to,
 						       BPF_F_INGRESS) != SK_PASS) {
@@ -137,10 +140,10 @@ static ALWAYS_INLINE int from_program(struct sk_msg_md *msg, u32 index,
 }
 
 /* C has no peer that could take what does not go to S. */
-static ALWAYS_INLINE int from_device(struct sk_msg_md *msg, u32 index,
-				     const struct view *v, u32 size)
+static ALWAYS_INLINE int from_device(struct sk_msg_md *msg, const struct view *v,
+				     u32 size)
 {
-	struct socket_key to = { index, ROLE_S };
+	struct socket_key to = { v->tie->number, ROLE_S };
 
 	if (bpf_msg_redirect_hash(msg, &sockets, &to, BPF_F_INGRESS) != SK_PASS)
 		return SK_DROP;
@@ -161,9 +164,9 @@ int verdict(struct sk_msg_md *msg)
 	asm volatile("" : "+r"(size)); /* the verifier wants it read once */
 	if (!e)
 		return SK_PASS;
-	if (e->at.role == ROLE_C)
-		return tied ? from_device(msg, e->at.index, &v, size) : SK_DROP;
-	return tied ? from_program(msg, e->at.index, &v, size) : SK_PASS;
+	if (e->role == ROLE_C)
+		return tied ? from_device(msg, &v, size) : SK_DROP;
+	return tied ? from_program(msg, &v, size) : SK_PASS;
 }
 
 static ALWAYS_INLINE u64 least(u64 a, u64 b)
@@ -213,7 +216,7 @@ int received(u64 *ctx)
 	if (!e || octets < 0 || flags & (MSG_PEEK | MSG_ERRQUEUE) ||
 	    !look(e, &v))
 		return 0;
-	if (e->at.role == ROLE_S)
+	if (e->role == ROLE_S)
 		program_read(sk, &v, octets);
 	else
 		v.channel->taken = __sync_fetch_and_add(&v.tie->taken, octets) +
@@ -243,7 +246,7 @@ int released(struct bpf_sock *ctx)
 	struct end *e = bpf_sk_storage_get(&ends, ctx, 0, 0);
 	struct view v;
 
-	if (e && e->at.role == ROLE_S && look(e, &v))
+	if (e && e->role == ROLE_S && look(e, &v))
 		flag(&v, has_unread((void *)ctx) ?
 				 CHANNEL_CLOSED | CHANNEL_LEFT_UNREAD :
 				 CHANNEL_CLOSED);
@@ -278,7 +281,7 @@ int setting(struct bpf_sockopt *ctx)
 	if (!flags)
 		return 1;
 	e = bpf_sk_storage_get(&ends, ctx->sk, 0, 0);
-	if (e && e->at.role == ROLE_S && look(e, &v))
+	if (e && e->role == ROLE_S && look(e, &v))
 		flag(&v, flags);
 	return 1;
 }
@@ -298,7 +301,7 @@ int telling(struct bpf_sockopt *ctx)
 	    (void *)(value + 1) > ctx->optval_end)
 		return 1;
 	e = bpf_sk_storage_get(&ends, ctx->sk, 0, 0);
-	if (e && e->at.role == ROLE_S && look(e, &v) &&
+	if (e && e->role == ROLE_S && look(e, &v) &&
 	    !(v.channel->flags & CHANNEL_NOTSENT_LOWAT))
 		*value = v.tie->notsent_lowat;
 	return 1;
