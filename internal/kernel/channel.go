@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"sync/atomic"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -119,4 +120,18 @@ func Unread(fd int) (int, error) {
 		return 0, fmt.Errorf("count unread octets (SIOCINQ): %w", err)
 	}
 	return n, nil
+}
+
+// Held is the memory, in octets, of what a socket has received and its program has
+// not read, 0 where that cannot be told. Unlike a call that receives, it takes no
+// error that the program is to see.
+func Held(fd int) uint32 {
+	var info [9]uint32 // SK_MEMINFO_VARS; the first is SK_MEMINFO_RMEM_ALLOC
+	size := uint32(unsafe.Sizeof(info))
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
+		uintptr(unsafe.Pointer(&info[0])), uintptr(unsafe.Pointer(&size)), 0)
+	if errno != 0 {
+		return 0
+	}
+	return info[0]
 }
