@@ -30,14 +30,35 @@ type channel struct {
 	tied   bool
 	lowat  int // TCP_NOTSENT_LOWAT of S, before it was tied
 
-	thawed chan struct{} // closed when the program may go on
-	once   sync.Once
+	thawed  chan struct{} // closed when the program may go on
+	once    sync.Once
+	resumed bool // valid then: a device speaks with S
 
 	seen   uint64    // of octets read by the program, at the last look,
 	idling mono.Time // since when it has left some unread, 0: it has not
+
+	tried mono.Time     // when its rebuild without a device was first tried, 0: not yet
+	rest  mono.Time     // it is not taken back to shadow before then,
+	pause time.Duration // as that has failed; longer every time
 }
 
-func (ch *channel) thaw() { ch.once.Do(func() { close(ch.thawed) }) }
+func (ch *channel) thaw(resumed bool) {
+	ch.once.Do(func() {
+		ch.resumed = resumed
+		close(ch.thawed)
+	})
+}
+
+// failed has the connection left in bypass for a while.
+func (ch *channel) failed(now mono.Time) {
+	ch.pause = min(max(2*ch.pause, firstPause), lastPause)
+	ch.rest = now.Add(ch.pause)
+}
+
+const (
+	firstPause = 100 * time.Millisecond
+	lastPause  = 10 * time.Second
+)
 
 // channelLimit is how many octets may wait in a channel. What the program sends
 // beyond stays in its socket's own send queue.
@@ -89,14 +110,67 @@ func (u *uplink) checked(err error) {
 	}
 }
 
-// Detach is the undo of Attach, however far the surgeon is with it.
+// Detach is the undo of Attach, however far the surgeon is with it. An S that is
+// tied already is that of a connection which is over: its program may have octets
+// to read.
 func (u *uplink) Detach(c *handover.Conn) {
-	if ch := u.channels[c.HWID]; ch != nil {
-		delete(u.channels, c.HWID)
-		ch.thaw()
-		set := u.set
-		u.surgeon.do(func() { u.surgeon.untie(set, ch) })
+	ch := u.channels[c.HWID]
+	if ch == nil {
+		return
 	}
+	delete(u.channels, c.HWID)
+	ch.thaw(false)
+	set := u.set
+	u.surgeon.do(func() {
+		if ch.tied && set != nil {
+			if err := set.Leave(ch.id.Index()); err != nil {
+				u.log.Debug("channel not left", "id", ch.id, "err", err)
+			}
+			if ch.unread() {
+				u.report(func() { u.unread = append(u.unread, ch) })
+			}
+		}
+		ch.close(u.log)
+	})
+}
+
+// unread reports that the program has something to read.
+func (ch *channel) unread() (yes bool) {
+	for _, o := range ch.owners {
+		err := kernel.Borrow(o, ch.inode, func(fd int) error {
+			yes = kernel.Held(fd) > 0
+			return nil
+		})
+		if err == nil {
+			return yes
+		}
+	}
+	return false // who has it now is not known
+}
+
+// leaveWithin is how long the end waits for programs to read what only the channels'
+// maps hold.
+const leaveWithin = 5 * time.Second
+
+// allRead reports that the maps of the channels hold nothing any more that a program
+// of an ended connection may want to read, or have been kept for long enough.
+func (u *uplink) allRead(now mono.Time) bool {
+	u.unread = slices.DeleteFunc(u.unread, func(ch *channel) bool { return !ch.unread() })
+	if len(u.unread) == 0 {
+		u.readBy = 0
+		return true
+	}
+	if u.readBy == 0 {
+		u.readBy = now.Add(leaveWithin)
+	}
+	if now < u.readBy {
+		return false
+	}
+	for _, ch := range u.unread {
+		u.log.Warn("the program of a connection that is over has not read all that it was sent, and cannot any more", "flow", ch.flow)
+	}
+	u.unread, u.readBy = nil, 0
+	return true
 }
 
 // Join sends Joins with the connections' channels.
@@ -230,15 +304,15 @@ func (u *uplink) tie(c *handover.Conn, ch *channel) error {
 	return nil
 }
 
-// Thaw lets programs go on whose sockets are in step, or lost.
-func (u *uplink) Thaw(conns []*handover.Conn) {
+// Thaw lets programs go on whose sockets are in step, or over.
+func (u *uplink) Thaw(conns []*handover.Conn, resumed bool) {
 	for _, c := range conns {
 		if u.set != nil {
 			u.set.Bypass(c.Key, false) // an error: it is un-steered already
 		}
 		if ch := u.channels[c.HWID]; ch != nil {
 			delete(u.channels, c.HWID)
-			ch.thaw()
+			ch.thaw(resumed)
 		}
 	}
 }
@@ -255,9 +329,8 @@ func (u *uplink) leftBy() <-chan struct{} {
 // Rebuild has the surgeon bring sockets in step with the wire.
 func (u *uplink) Rebuild(conns []*handover.Conn) {
 	set, alive := u.set, u.leftBy() == nil && u.proc != nil
-	report := func(ends []handover.Rebuilt) {
-		u.report(func() { u.checked(u.table.Rebuilt(mono.Now(), ends)) })
-	}
+	now := mono.Now()
+	report := func(ends []handover.Rebuilt) { u.report(func() { u.rebuilt(ends) }) }
 	op := &operation{
 		log: u.log, rings: u.rings, left: u.leftBy(),
 		rebuilt: func(ends []handover.Rebuilt) {
@@ -266,6 +339,7 @@ func (u *uplink) Rebuild(conns []*handover.Conn) {
 			}
 			report(ends)
 		},
+		leave: func(ch *channel) error { return set.Leave(ch.id.Index()) },
 		alive: alive,
 		seat:  func(k flow.Key, set bpf.OrderSet) { u.seats.write([]bpf.Order{{Flow: k, Set: set}}) },
 		untie: func(ch *channel) error { return set.Untie(ch.id.Index()) },
@@ -277,10 +351,17 @@ func (u *uplink) Rebuild(conns []*handover.Conn) {
 	for _, c := range conns {
 		ch := u.channels[c.HWID]
 		if ch == nil || set == nil {
-			ends = append(ends, handover.Rebuilt{HWID: c.HWID, Reason: abi.NotRebuilt, Detail: "nothing is kept of it", Lost: true})
+			ends = append(ends, handover.Rebuilt{HWID: c.HWID, Reason: abi.NotRebuilt, Detail: "nothing is kept of it", Over: true})
 			continue
 		}
-		op.patients = append(op.patients, newPatient(ch))
+		p := newPatient(ch)
+		if !alive {
+			if ch.tried == 0 {
+				ch.tried = now
+			}
+			p.last = now.Sub(ch.tried) > rebuildWithin
+		}
+		op.patients = append(op.patients, p)
 	}
 	u.surgeon.do(op.run)
 	if len(ends) > 0 {
@@ -288,12 +369,23 @@ func (u *uplink) Rebuild(conns []*handover.Conn) {
 	}
 }
 
+// rebuilt tells the table, and remembers whose programs could not be frozen.
+func (u *uplink) rebuilt(ends []handover.Rebuilt) {
+	now := mono.Now()
+	for i := range ends {
+		if ch := u.channels[ends[i].HWID]; ch != nil && ends[i].Reason != abi.None {
+			ch.failed(now)
+		}
+	}
+	u.checked(u.table.Rebuilt(now, ends))
+}
+
 // after has those ends reported later that the table answers with another try, as
 // there is no device that could go on. It returns the others.
 func after(d time.Duration, ends []handover.Rebuilt, report func([]handover.Rebuilt)) (now []handover.Rebuilt) {
 	var later []handover.Rebuilt
 	for _, e := range ends {
-		if e.Reason != abi.None && !e.Lost {
+		if e.Reason != abi.None && !e.Over {
 			later = append(later, e)
 		} else {
 			now = append(now, e)
@@ -307,7 +399,7 @@ func after(d time.Duration, ends []handover.Rebuilt, report func([]handover.Rebu
 
 // A program that leaves octets unread for this long waits for something that
 // the channel does not give: the kernel's own queue does.
-const unreadLimit = 50 * time.Millisecond
+const unreadLimit = 100 * time.Millisecond
 
 // observeBypass looks what programs do with bypassed sockets, and takes those
 // back to shadow whose programs do what only the kernel's TCP can serve.
@@ -318,7 +410,7 @@ func (u *uplink) observeBypass(now mono.Time) {
 	blocks := u.set.Blocks()
 	for id, ch := range u.channels {
 		b := &blocks[id.Index()].Channel
-		if atomic.LoadUint32(&b.Open) == 0 {
+		if atomic.LoadUint32(&b.Open) == 0 || now < ch.rest {
 			continue
 		}
 		if why := ch.misfit(now, b); why != abi.None {

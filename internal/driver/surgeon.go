@@ -147,16 +147,6 @@ func (ch *channel) loosen(set *bpf.Set) error {
 	}))
 }
 
-// untie gives a channel up whose S is over, or was never tied.
-func (s *surgeon) untie(set *bpf.Set, ch *channel) {
-	if ch.tied && set != nil {
-		if err := set.Untie(ch.id.Index()); err != nil {
-			s.log.Debug("channel not untied", "id", ch.id, "err", err)
-		}
-	}
-	ch.close(s.log)
-}
-
 // close closes C, which nothing is tied to any more.
 func (ch *channel) close(log *slog.Logger) {
 	if ch.fd < 0 {
@@ -203,6 +193,8 @@ type patient struct {
 	made *kernel.Rebuild // what it is now
 	end  handover.Rebuilt
 	done bool
+	cut  bool // its queues have been taken from: there is no way back
+	last bool // there is no other try
 }
 
 func newPatient(ch *channel) *patient { return &patient{channel: ch, fd: -1} }
@@ -214,9 +206,10 @@ type operation struct {
 	rings    []byte
 	left     <-chan struct{} // closed when the device that had them is gone; nil: it is not
 	patients []*patient
-	rebuilt  func([]handover.Rebuilt)           // is told the ends; thaw is to be called of those that succeeded or are lost
+	rebuilt  func([]handover.Rebuilt)           // is told the ends; thaw is to be called of those that succeeded or are over
 	alive    bool                               // there is a device that goes on with them
 	untie    func(*channel) error               // its sockets are plain ones then
+	leave    func(*channel) error               // the same of one that is over, and may have octets to read
 	seat     func(k flow.Key, set bpf.OrderSet) // notes in S's seat what is done with it
 }
 
@@ -241,9 +234,7 @@ func (o *operation) run() {
 	}()
 	ends := make([]handover.Rebuilt, len(o.patients))
 	for i, p := range o.patients {
-		if p.end.Reason == abi.None {
-			o.rebuild(p)
-		}
+		o.rebuild(p)
 		p.end.HWID = p.id
 		ends[i] = p.end
 	}
@@ -304,8 +295,18 @@ func (p *patient) fail(why abi.Reason, detail string) {
 	p.end.Reason, p.end.Detail = why, detail
 }
 
-// rebuild brings one socket in step.
+// rebuild brings one socket in step, or ends a connection with which that cannot be
+// done.
 func (o *operation) rebuild(p *patient) {
+	if p.end.Reason == abi.None {
+		o.operate(p)
+	}
+	if p.end.Reason != abi.None && !p.end.Over && (p.cut || p.last) {
+		o.lose(p)
+	}
+}
+
+func (o *operation) operate(p *patient) {
 	if len(p.owners) == 0 {
 		p.fail(abi.NoOwner, abi.NoOwner.Text())
 		return
@@ -316,6 +317,10 @@ func (o *operation) rebuild(p *patient) {
 		return
 	}
 	p.fd = fd
+	if over(fd) {
+		o.part(p)
+		return
+	}
 	if err := o.restore(p); err != nil {
 		p.fail(abi.NotRebuilt, err.Error())
 		return
@@ -323,16 +328,47 @@ func (o *operation) rebuild(p *patient) {
 	p.done = true
 }
 
-// restore finds out what S is to be, and makes it so. Once something was taken
-// out of the queues there is no way back: an error that comes after is the end of
-// the connection.
+// over reports that a socket's TCP has come to its end: the program has what is
+// still to be read.
+func over(fd int) bool {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	return err == nil && info.State == unix.BPF_TCP_CLOSE
+}
+
+// part leaves a socket that is over to its program. A device that lives has to say
+// that it is over, when it has answered the peer's last segments.
+func (o *operation) part(p *patient) {
+	p.fail(abi.NotEstablished, "its socket has come to its end")
+	if o.alive {
+		return
+	}
+	p.end.Over = true
+	if err := o.leave(p.channel); err != nil {
+		o.log.Debug("channel not left", "id", p.id, "err", err)
+	}
+}
+
+// lose ends a connection whose socket cannot be brought in step: its program is told,
+// and the peer when it sends.
+func (o *operation) lose(p *patient) {
+	err := o.untie(p.channel)
+	if p.fd >= 0 {
+		err = errors.Join(err, kernel.Abort(p.fd))
+	} else {
+		err = errors.Join(err, kernel.Destroy(p.flow))
+	}
+	o.log.Error("a connection is lost", "flow", p.flow, "reason", p.end.Reason, "detail", p.end.Detail, "err", err)
+	p.end.Over = true
+}
+
+// restore finds out what S is to be, and makes it so.
 func (o *operation) restore(p *patient) error {
 	b := &o.blocks[p.id.Index()]
 	l, h := shm.ReadLedger(&b.Ledger), shm.ReadHardware(o.blocks, p.id)
 	if err := kernel.Reachable(p.fd, p.flow); err != nil {
 		return err
 	}
-	p.end.Lost = true // until it is done
+	p.cut = true
 	o.seat(p.flow.Key(), bpf.SetKept)
 	taken := b.Channel.Taken
 	waiting, _, err := kernel.TakeUnread(p.channel.fd)
@@ -369,7 +405,7 @@ func (o *operation) restore(p *patient) error {
 		return err
 	}
 	o.seat(p.flow.Key(), bpf.SetRebuilt)
-	p.end.Lost, p.made = false, r
+	p.made = r
 	return nil
 }
 
@@ -385,7 +421,7 @@ func (o *operation) finish() {
 	late := time.NewTimer(thawLimit)
 	defer late.Stop()
 	for _, p := range o.patients {
-		if p.done || p.end.Lost {
+		if p.done || p.end.Over {
 			select {
 			case <-p.thawed:
 			case <-late.C:
@@ -394,14 +430,14 @@ func (o *operation) finish() {
 			}
 		}
 		if p.done {
-			if err := kernel.Finish(p.fd, p.made, !o.alive); err != nil {
+			if err := kernel.Finish(p.fd, p.made, !p.resumed); err != nil {
 				o.log.Error("a socket is in step, and not all of it is as it should be", "flow", p.flow, "err", err)
 			}
 		}
 		if p.fd >= 0 {
 			unix.Close(p.fd)
 		}
-		if p.done || p.end.Lost {
+		if p.done || p.end.Over {
 			p.channel.close(o.log)
 		}
 	}

@@ -77,6 +77,7 @@ type uplink struct {
 	draining func()         // what to do when the table is empty
 	drainBy  mono.Time
 	stopping bool
+	halted   bool // at once
 
 	generations abi.Generations // of the next device
 	latest      uint32          // the latest seen in a hardware id
@@ -87,6 +88,8 @@ type uplink struct {
 
 	surgeon  *surgeon
 	channels map[abi.HWID]*channel // of connections in bypass, or between it and shadow
+	unread   []*channel            // of those that are over: their programs have octets to read
+	readBy   mono.Time             // until when to wait for them at the end, 0: not yet set
 	last     *process              // the device that is, or was there last, whose
 	rings    []byte                // stay until another is started
 	reports  chan func()           // of the surgeon, and others that work beside the loop
@@ -127,7 +130,7 @@ func newUplink(name string, cfg *Config, j *Journal, h *heirs) *uplink {
 	limits := cfg.Limits
 	limits.Connections = cfg.MaxConnections
 	u.roster = admission.NewRoster(limits)
-	u.table = handover.NewTable(u, handover.Limits{Answer: answerWithin, Own: DefaultTimeout, Rebuild: rebuildWithin})
+	u.table = handover.NewTable(u, handover.Limits{Answer: answerWithin, Own: DefaultTimeout})
 	return u
 }
 
@@ -215,7 +218,7 @@ func (u *uplink) run() {
 			u.loosen(mono.Now())
 		}
 		u.settle()
-		if u.stopping && u.proc == nil && u.table.Len() == 0 {
+		if u.stopping && u.proc == nil && u.table.Len() == 0 && (u.halted || u.allRead(mono.Now())) {
 			u.shut()
 			return
 		}
@@ -411,7 +414,7 @@ func (u *uplink) tick(now mono.Time) {
 		u.unsteerAll(now, abi.DeviceDied)
 	}
 	u.observeBypass(now)
-	if u.shutting && u.table.Len() == 0 {
+	if u.shutting && u.table.Len() == 0 && u.allRead(now) {
 		u.shutting = false
 		u.shut()
 	}
@@ -564,7 +567,7 @@ func (u *uplink) stop(ctx context.Context) {
 
 // halt ends without waiting: the kernel takes over.
 func (u *uplink) halt() {
-	u.stopping, u.draining = true, nil
+	u.stopping, u.halted, u.draining = true, true, nil
 	if u.proc != nil {
 		u.lose(mono.Now(), abi.DeviceStopped, "the daemon ends")
 		u.proc.kill()

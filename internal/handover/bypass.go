@@ -255,23 +255,23 @@ func (t *Table) parted(now mono.Time, answers []abi.Answer) {
 	t.rebuild(now, conns)
 }
 
-// rebuild is Rebuild. It ends by itself: the deadline is for a fault of ours.
+// rebuild is Rebuild, which ends by itself.
 func (t *Table) rebuild(now mono.Time, conns []*Conn) {
 	if len(conns) == 0 {
 		return
 	}
 	slices.SortFunc(conns, byID)
-	t.expect(Rebuilding, now.Add(t.limits.Rebuild), conns...)
+	t.expect(Rebuilding, never, conns...)
 	t.hands.Rebuild(conns)
 }
 
 // A Rebuilt is how the Rebuild of a connection ended. With a Reason, S is as it
-// was, or Lost.
+// was, or Over: there is nothing to go on with.
 type Rebuilt struct {
 	HWID   abi.HWID
 	Reason abi.Reason
 	Detail string
-	Lost   bool
+	Over   bool
 }
 
 // Rebuilt goes on with connections whose sockets are in step with the wire
@@ -283,7 +283,7 @@ func (t *Table) Rebuilt(now mono.Time, ends []Rebuilt) error {
 		c := t.conns[e.HWID]
 		switch {
 		case c == nil || c.Phase != Rebuilding:
-		case e.Lost:
+		case e.Over:
 			c.Attachment, c.end, c.reason, c.detail = abi.AttachShadow, Over, e.Reason, e.Detail
 			home = append(home, c)
 		case e.Reason == abi.None && c.orphan:
@@ -346,7 +346,7 @@ func (t *Table) goHome(now mono.Time, conns []*Conn) {
 	}
 	if len(others) > 0 {
 		t.unsteer(now, others)
-		t.hands.Thaw(others)
+		t.hands.Thaw(others, false)
 	}
 	if len(orphans) == 0 {
 		return
@@ -355,7 +355,7 @@ func (t *Table) goHome(now mono.Time, conns []*Conn) {
 		t.fail("flows not un-steered: %v", err)
 	}
 	t.hands.Inherit(orphans)
-	t.hands.Thaw(orphans)
+	t.hands.Thaw(orphans, false)
 	for _, c := range orphans {
 		t.home(now, c)
 	}
@@ -381,7 +381,7 @@ func (t *Table) resumed(now mono.Time, answers []abi.Answer) {
 	}
 	t.goHome(now, refused)
 	if len(thaw) > 0 {
-		t.hands.Thaw(thaw)
+		t.hands.Thaw(thaw, true)
 	}
 	for _, c := range undone {
 		if c.strayed() && c.strays < mostStrays {
@@ -441,8 +441,6 @@ func (t *Table) lateBypass(now mono.Time, p Phase, conns []*Conn) {
 			t.stay(now, c, abi.ChannelFailed, fmt.Sprintf("no channel after %v", t.limits.Answer))
 		case Joining, Draining:
 			t.unjoin(now, c, abi.NotDrained, fmt.Sprintf("S was not quiet after %v", now.Sub(c.since)))
-		case Rebuilding:
-			t.Rebuilt(now, []Rebuilt{{HWID: c.HWID, Reason: abi.NotRebuilt, Detail: fmt.Sprintf("not rebuilt after %v", t.limits.Rebuild), Lost: true}})
 		default: // Diverting, Parting, Resuming: the device does not answer
 			t.fail("%v: %s was not answered within %v", c.Flow, p, t.limits.Answer)
 			return
@@ -454,12 +452,12 @@ func (t *Table) lateBypass(now mono.Time, p Phase, conns []*Conn) {
 // shadow and bypass or in bypass, that it is over.
 func (t *Table) overInBypass(now mono.Time, c *Conn, why abi.Reason) {
 	switch c.Phase {
-	case Rebuilding: // its program is frozen
+	case Rebuilding: // the hands work on it
 		c.orphan, c.end, c.reason, c.detail = true, Over, why, why.Text()
 		return
 	case Resuming:
 		if !c.bypass {
-			t.hands.Thaw([]*Conn{c})
+			t.hands.Thaw([]*Conn{c}, false)
 		}
 	}
 	t.detach(c)
@@ -474,7 +472,7 @@ func (t *Table) loseBypass(now mono.Time, all []*Conn, why abi.Reason) []*Conn {
 	for _, c := range all {
 		switch {
 		case c.Phase == Resuming && !c.bypass:
-			t.hands.Thaw([]*Conn{c})
+			t.hands.Thaw([]*Conn{c}, false)
 			others = append(others, c)
 		case c.Attachment != abi.AttachBypass:
 			if c.bypassMoving() {

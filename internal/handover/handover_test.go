@@ -13,7 +13,7 @@ import (
 	"toehold/internal/mono"
 )
 
-var limits = Limits{Answer: time.Second, Own: 5 * time.Second, Rebuild: 10 * time.Second}
+var limits = Limits{Answer: time.Second, Own: 5 * time.Second}
 
 // settle has the device answer, and time pass, until nothing moves. A device
 // that cannot be relied upon is replaced, as the driver would.

@@ -42,7 +42,7 @@ type script struct {
 func TestScripts(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
 		w := newWorld()
-		s := &script{w: w, t: NewTable(w, Limits{Answer: time.Second, Own: 5 * time.Second, Rebuild: 10 * time.Second}), now: 1}
+		s := &script{w: w, t: NewTable(w, Limits{Answer: time.Second, Own: 5 * time.Second}), now: 1}
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			w.log = nil
 			err := s.run(t, d)

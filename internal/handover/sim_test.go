@@ -241,7 +241,7 @@ func (w *world) Rebuild(conns []*Conn) {
 	w.tasks = append(w.tasks, task{"rebuild", slices.Clone(conns)})
 }
 
-func (w *world) Thaw(conns []*Conn) {
+func (w *world) Thaw(conns []*Conn, resumed bool) {
 	for _, c := range conns {
 		w.log = append(w.log, "thaw "+nameOf(c.Flow))
 		delete(w.frozen, c.HWID)
@@ -275,7 +275,7 @@ func (w *world) perform(now mono.Time, t *Table, r abi.Reason, lost bool) error 
 			w.frozen[c.HWID] = true
 			delete(w.open, c.HWID)
 		}
-		ends = append(ends, Rebuilt{HWID: c.HWID, Reason: r, Detail: r.Text(), Lost: lost})
+		ends = append(ends, Rebuilt{HWID: c.HWID, Reason: r, Detail: r.Text(), Over: lost})
 	}
 	return t.Rebuilt(now, ends)
 }

@@ -3,6 +3,7 @@ package handover
 import (
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"toehold/internal/abi"
@@ -45,20 +46,18 @@ type Hands interface {
 	// frames from its socket.
 	Open(c *Conn) error
 	// Rebuild begins to freeze the programs of connections and to bring their
-	// sockets in step with the wire, together; Table.Rebuilt is to be called.
-	// Where it succeeded, or the socket was lost, the program stays frozen until Thaw.
+	// sockets in step with the wire, together; Table.Rebuilt is to be called, in
+	// the end with success or Over. Then the program stays frozen until Thaw.
 	Rebuild(conns []*Conn)
 	// Thaw lets programs go on, with their sockets in step, and ends the
-	// channels.
-	Thaw(conns []*Conn)
+	// channels. resumed says that the device speaks with the sockets.
+	Thaw(conns []*Conn, resumed bool)
 }
 
 // Limits are how long the device may take to answer.
 type Limits struct {
 	Answer time.Duration // Admit, Pass and Release
 	Own    time.Duration // Own, where the request names no other
-	// Rebuild is how long the hands may take to bring sockets in step.
-	Rebuild time.Duration
 }
 
 // ErrBroken says that device or steering cannot be relied upon any more: the
@@ -131,7 +130,11 @@ func (t *Table) Outcomes() []Outcome {
 	return done
 }
 
-// expect sets the phase of connections whose next answer must come within d.
+// never is the deadline of what ends by itself.
+const never = mono.Time(math.MaxInt64)
+
+// expect sets the phase of connections whose next answer must come by the deadline;
+// 0: they rest.
 func (t *Table) expect(p Phase, deadline mono.Time, conns ...*Conn) {
 	for _, c := range conns {
 		c.Phase, c.deadline = p, deadline

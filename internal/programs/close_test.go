@@ -51,6 +51,12 @@ var endings = map[string]string{
 		peer close; program read-end; program write-little; program error = pipe; program write = pipe; program exit`,
 	"the peer goes away with unread data": `
 		program write; peer await-unread; peer close; program read-end = reset; program exit`,
+	"read late after both ends": `
+		peer write; peer shutdown; program await-unread; program shutdown; peer read-end; wait; program read; program read-end`,
+	"read very late after the peer's end": `
+		program shutdown; peer read-end; peer write; peer close; program await-unread; wait; wait; wait; wait; program read; program read-end`,
+	"read late after a reset": `
+		peer write; program await-unread; peer linger-0; peer close; wait; program read; program read-end = reset`,
 	"both at once": `
 		program shutdown; peer shutdown; program read-end; peer read-end; program close; peer close`,
 	"upload in the half-closed state": `
