@@ -348,6 +348,7 @@ const (
 	ChannelZeroCopy                 // SO_ZEROCOPY
 	ChannelNotSentLowat             // TCP_NOTSENT_LOWAT
 	ChannelClosed                   // nobody has the socket any more
+	ChannelOption                   // another option that S's TCP alone obeys
 )
 
 // RingSize is the memory, in octets, that the host keeps for what a bypassed

@@ -68,6 +68,7 @@ const (
 	NotFrozen
 	ChannelFailed
 	NotRebuilt
+	SocketOption
 	reasons
 )
 
@@ -134,6 +135,7 @@ var reasonTexts = [reasons][2]string{
 	NotFrozen:         {"not-frozen", "a process that holds the socket could not be frozen for the way home from bypass in time"},
 	ChannelFailed:     {"channel-failed", "the channel of a bypass could not be made, or failed; the detail says how"},
 	NotRebuilt:        {"not-rebuilt", "the socket could not be rebuilt from what the host keeps; the connection was reset to both sides"},
+	SocketOption:      {"socket-option", "the program has set TCP_CORK, TCP_USER_TIMEOUT, SO_SNDBUF or an option of the IP header, or unset TCP_NODELAY, which a bypassed socket does not obey"},
 }
 
 // Lasting says that a refusal for this reason will be repeated as long as the

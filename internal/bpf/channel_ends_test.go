@@ -26,7 +26,14 @@ func TestOptionsThatEndABypass(t *testing.T) {
 		{"SO_RCVLOWAT 100", unix.SOL_SOCKET, unix.SO_RCVLOWAT, 100, abi.ChannelRcvLowat},
 		{"SO_ZEROCOPY", unix.SOL_SOCKET, unix.SO_ZEROCOPY, 1, abi.ChannelZeroCopy},
 		{"TCP_NOTSENT_LOWAT", unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, 5000, abi.ChannelNotSentLowat},
+		{"SO_PEEK_OFF", unix.SOL_SOCKET, unix.SO_PEEK_OFF, 5, abi.ChannelRcvLowat},
 		{"TCP_NODELAY", unix.IPPROTO_TCP, unix.TCP_NODELAY, 1, 0},
+		{"no TCP_NODELAY", unix.IPPROTO_TCP, unix.TCP_NODELAY, 0, abi.ChannelOption},
+		{"TCP_CORK", unix.IPPROTO_TCP, unix.TCP_CORK, 1, abi.ChannelOption},
+		{"no TCP_CORK", unix.IPPROTO_TCP, unix.TCP_CORK, 0, 0},
+		{"TCP_USER_TIMEOUT", unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 1000, abi.ChannelOption},
+		{"IP_TOS", unix.IPPROTO_IP, unix.IP_TOS, 0x28, abi.ChannelOption},
+		{"TCP_QUICKACK", unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1, 0},
 		{"SO_KEEPALIVE", unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -44,6 +51,25 @@ func TestOptionsThatEndABypass(t *testing.T) {
 			p.flags("of a socket that was tied", 0)
 		})
 	}
+}
+
+// SO_SNDBUF does, and reads back as the kernel doubles it.
+func TestSendBufferEndsABypass(t *testing.T) {
+	p := newTied(t, 1000)
+	p.must(unix.SetsockoptInt(p.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 10000))
+	p.flags("of the socket", abi.ChannelOption)
+}
+
+// A tied socket gets no upper-layer protocol: what that is to encrypt would go to
+// the channel as it is.
+func TestNoUpperLayerOverAChannel(t *testing.T) {
+	p := newTied(t, 1000)
+	if err := unix.SetsockoptString(p.fd, unix.IPPROTO_TCP, unix.TCP_ULP, "tls"); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("TCP_ULP: %v", err)
+	}
+	p.write(p.fd, pattern(100))
+	p.expect("to the channel", p.c, pattern(100))
+	p.flags("of the socket", 0)
 }
 
 // The program is told its own TCP_NOTSENT_LOWAT.

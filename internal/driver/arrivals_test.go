@@ -146,6 +146,9 @@ func (p *pair) control(t testing.TB, f func(fd int) error) {
 func (p *pair) set(t testing.TB, level, name, value int) {
 	t.Helper()
 	p.control(t, func(fd int) error { return unix.SetsockoptInt(fd, level, name, value) })
+	if p.changed != nil {
+		p.changed(level, name, value)
+	}
 }
 
 // send writes at the host's end.

@@ -427,6 +427,8 @@ func (ch *channel) misfit(now mono.Time, b *abi.ChannelPart) abi.Reason {
 		return abi.LowWaterMark
 	case flags&abi.ChannelZeroCopy != 0:
 		return abi.ZeroCopy
+	case flags&abi.ChannelOption != 0:
+		return abi.SocketOption
 	case in == read || read != ch.seen:
 		ch.seen, ch.idling = read, 0
 	case ch.idling == 0:

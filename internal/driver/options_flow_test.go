@@ -29,13 +29,14 @@ func TestOptionsOfTheFlow(t *testing.T) {
 		return os.WriteFile("/proc/sys/net/ipv4/tcp_early_retrans", []byte("0"), 0)
 	})
 	for name, f := range flowOptions {
-		for _, place := range []string{driver.OnDevice, driver.InKernel} {
+		for _, place := range places {
+			if name == "QUICKACK" && place == driver.Bypass {
+				continue // always quick
+			}
 			t.Run(name+"/"+place, func(t *testing.T) {
 				r := all.of(t)
 				p := r.connect(1, false)[0]
-				if place == driver.OnDevice {
-					r.moved(r.offload(p.selector()), 1)
-				}
+				r.place(p, place)
 				a := r.arrivals(p)
 				const text = "as it was"
 				p.exchange(t, text)
@@ -43,6 +44,58 @@ func TestOptionsOfTheFlow(t *testing.T) {
 				f(t, r, p, a)
 			})
 		}
+	}
+}
+
+// leaving are the options that take a connection from bypass to shadow, by the
+// value that does not.
+var leaving = map[option]string{
+	{unix.SOL_SOCKET, unix.SO_RCVLOWAT, 1}: "low-water-mark", {unix.SOL_SOCKET, unix.SO_SNDBUF, -1}: "socket-option",
+	{unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, -1}: "socket-option", {unix.IPPROTO_TCP, unix.TCP_NODELAY, 1}: "socket-option",
+	{unix.IPPROTO_TCP, unix.TCP_CORK, 0}: "socket-option",
+}
+
+// followsIntoShadow waits until a connection that is bypassed is in shadow, if an
+// option takes it there.
+func (r *rig) followsIntoShadow(p *pair, set option) {
+	r.t.Helper()
+	why := ""
+	if set.level == unix.IPPROTO_IP || set.level == unix.IPPROTO_IPV6 {
+		why = "socket-option"
+	}
+	for o, reason := range leaving {
+		if o.level == set.level && o.name == set.name && o.value != set.value {
+			why = reason
+		}
+	}
+	if why == "" {
+		return
+	}
+	p.changed = nil // it stays there
+	eventually(r.t, "it is in shadow", func() bool { return r.list(p.selector())[0].Attachment == driver.Shadow })
+	if got := r.list(p.selector())[0].Reason; got != why {
+		r.t.Errorf("it is in shadow for %s, not for %s", got, why)
+	}
+}
+
+// places are where a connection is tried, by attachment to the device.
+var places = []string{driver.InKernel, driver.Shadow, driver.Bypass}
+
+// place brings a connection to one of them.
+func (r *rig) place(p *pair, place string) {
+	r.t.Helper()
+	if place == driver.InKernel {
+		return
+	}
+	eventually(r.t, "it is in "+place, func() bool { // a busy program reads late
+		res, err := r.client.Offload(ctx, p.selector(), driver.Options{Attachment: place})
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		return len(res.Moved) == 1 && res.Moved[0].Attachment == place
+	})
+	if place == driver.Bypass {
+		p.changed = func(level, name, value int) { r.followsIntoShadow(p, option{level, name, value}) }
 	}
 }
 
@@ -106,6 +159,8 @@ func soonest(times int, try func() time.Duration) time.Duration {
 
 // TCP_CORK holds what is small back, for 200 ms at most.
 func cork(t *testing.T, r *rig, p *pair, a *arrivals) {
+	p.set(t, unix.IPPROTO_TCP, unix.TCP_NODELAY, 0) // with it, the first may pass
+	p.set(t, unix.IPPROTO_TCP, unix.TCP_CORK, 1)
 	next := seqnum.Value(r.show(p.selector()).Kernel.SndNxt)
 	arrives := func() time.Duration {
 		since := mono.Now()
@@ -114,8 +169,6 @@ func cork(t *testing.T, r *rig, p *pair, a *arrivals) {
 		next = next.Add(100)
 		return s.at.Sub(since)
 	}
-	p.set(t, unix.IPPROTO_TCP, unix.TCP_NODELAY, 0) // with it, the first may pass
-	p.set(t, unix.IPPROTO_TCP, unix.TCP_CORK, 1)
 	if took := soonest(2, arrives); took < 150*time.Millisecond {
 		t.Errorf("corked, it came after %v", took)
 	}
@@ -192,9 +245,11 @@ func receiveBuffer(t *testing.T, r *rig, p *pair, a *arrivals) {
 	const buffer = 8000 // which the kernel doubles
 	p.set(t, unix.SOL_SOCKET, unix.SO_RCVBUF, buffer)
 	const octets = 300000
-	go p.peer.Write(make([]byte, octets))
-	p.receive(t, octets)
-	eventually(t, "the window is of the buffer", func() bool { return window() <= 2*buffer })
+	eventually(t, "the window is of the buffer", func() bool {
+		go p.peer.Write(make([]byte, octets))
+		p.receive(t, octets)
+		return window() <= 2*buffer
+	})
 }
 
 // receive reads at the host's end.

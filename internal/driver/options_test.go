@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"toehold/internal/driver"
 	"toehold/internal/wire"
 )
 
@@ -14,20 +15,27 @@ import (
 
 // Options of the IP header.
 func TestOptionsOfTheHeader(t *testing.T) {
+	eachFamilyAndAttachment(t, func(t *testing.T, six bool, attachment string) {
+		r := newRig(t)
+		p := r.connect(1, six)[0]
+		c := r.arrivals(p)
+		r.place(p, attachment)
+		for _, o := range headerOptions(six) {
+			begin := c.now()
+			p.set(t, o.level, o.name, o.value)
+			p.exchange(t, o.what)
+			c.await(o.what, begin, func(s *seen) bool { return s.Seg.Payload.Len > 0 && o.is(&s.Packet) })
+		}
+		r.onDevice(p)
+	})
+}
+
+// eachFamilyAndAttachment runs a test with each.
+func eachFamilyAndAttachment(t *testing.T, f func(t *testing.T, six bool, attachment string)) {
 	for name, six := range map[string]bool{"IPv4": false, "IPv6": true} {
-		t.Run(name, func(t *testing.T) {
-			r := newRig(t)
-			p := r.connect(1, six)[0]
-			c := r.arrivals(p)
-			r.moved(r.offload(p.selector()), 1)
-			for _, o := range headerOptions(six) {
-				begin := c.now()
-				p.set(t, o.level, o.name, o.value)
-				p.exchange(t, o.what)
-				c.await(o.what, begin, func(s *seen) bool { return s.Seg.Payload.Len > 0 && o.is(&s.Packet) })
-			}
-			r.onDevice(p)
-		})
+		for _, attachment := range []string{driver.Shadow, driver.Bypass} {
+			t.Run(name+"/"+attachment, func(t *testing.T) { f(t, six, attachment) })
+		}
 	}
 }
 
@@ -65,25 +73,24 @@ func headerOptions(six bool) []headerOption {
 func TestOptionsOfTheClass(t *testing.T) {
 	r := newRig(t)
 	last := r.classes()
-	for name, six := range map[string]bool{"IPv4": false, "IPv6": true} {
-		t.Run(name, func(t *testing.T) {
-			p := r.connect(1, six)[0]
-			p.set(t, unix.SOL_SOCKET, unix.SO_MARK, 0x11)
-			r.moved(r.offload(p.selector()), 1)
-			for _, o := range []struct {
-				name, value int
-				want        class
-			}{
-				{unix.SO_PRIORITY, 5, class{Mark: 0x11, Priority: 5}},
-				{unix.SO_MARK, 0x77, class{Mark: 0x77, Priority: 5}},
-				{unix.SO_PRIORITY, 6, class{Mark: 0x77, Priority: 6}},
-				{unix.SO_MARK, 0, class{Priority: 6}},
-			} {
-				p.set(t, unix.SOL_SOCKET, o.name, o.value)
-				p.send(t, 1000)
-				eventually(t, "frames are of the class", func() bool { return last() == o.want })
-			}
-			r.onDevice(p)
-		})
-	}
+	eachFamilyAndAttachment(t, func(t *testing.T, six bool, attachment string) {
+		r := r.of(t)
+		p := r.connect(1, six)[0]
+		p.set(t, unix.SOL_SOCKET, unix.SO_MARK, 0x11)
+		r.place(p, attachment)
+		for _, o := range []struct {
+			name, value int
+			want        class
+		}{
+			{unix.SO_PRIORITY, 5, class{Mark: 0x11, Priority: 5}},
+			{unix.SO_MARK, 0x77, class{Mark: 0x77, Priority: 5}},
+			{unix.SO_PRIORITY, 6, class{Mark: 0x77, Priority: 6}},
+			{unix.SO_MARK, 0, class{Priority: 6}},
+		} {
+			p.set(t, unix.SOL_SOCKET, o.name, o.value)
+			p.send(t, 1000)
+			eventually(t, "frames are of the class", func() bool { return last() == o.want })
+		}
+		r.onDevice(p)
+	})
 }

@@ -10,7 +10,6 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"toehold/internal/driver"
 	"toehold/internal/mono"
 	"toehold/internal/testnet"
 )
@@ -83,13 +82,10 @@ var patiences = []patience{
 func TestOptionsOfPatience(t *testing.T) {
 	r := newRig(t)
 	r.keepNeighbour()
-	places := []string{driver.OnDevice, driver.InKernel}
 	pairs := r.connect(len(patiences)*len(places), false)
 	for i, p := range pairs {
 		p.set(t, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 0)
-		if places[i%2] == driver.OnDevice {
-			r.moved(r.offload(p.selector()), 1)
-		}
+		r.place(p, places[i%len(places)])
 	}
 	since := mono.Now()
 	for _, p := range pairs {
@@ -98,7 +94,7 @@ func TestOptionsOfPatience(t *testing.T) {
 	r.Peer.Lose(t, r.PeerIf, 1, testnet.In)
 	var all sync.WaitGroup
 	for i, p := range pairs {
-		q, place := patiences[i/2], places[i%2]
+		q, place := patiences[i/len(places)], places[i%len(places)]
 		if q.send {
 			p.send(t, 1000)
 		}

@@ -114,7 +114,7 @@ func (r *rig) multipath() *pair {
 	if ok, err := host.(*net.TCPConn).MultipathTCP(); !ok || err != nil {
 		r.t.Fatalf("multipath TCP was not negotiated: %v", err)
 	}
-	return &pair{host, peer}
+	return &pair{host: host, peer: peer}
 }
 
 // sign gives a socket the key for segments to and from addr (RFC 2385).
@@ -154,7 +154,7 @@ func (r *rig) signed() *pair {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(func() { host.Close(); peer.Close() })
-	return &pair{host, peer}
+	return &pair{host: host, peer: peer}
 }
 
 // urgent is a connection that has received an urgent octet.

@@ -163,7 +163,10 @@ func (r *rig) kill() {
 }
 
 // A pair is the two ends of one connection: ours at the host, and the peer's.
-type pair struct{ host, peer net.Conn }
+type pair struct {
+	host, peer net.Conn
+	changed    func(level, name, value int) // is told of options of the host's end that are set; nil: nobody is
+}
 
 func (p *pair) selector() driver.Selector {
 	l, r := addrOf(p.host.LocalAddr()), addrOf(p.host.RemoteAddr())
@@ -202,7 +205,7 @@ func (r *rig) connectTo(l net.Listener, from *testnet.Namespace, n int) []*pair 
 		if err != nil {
 			r.t.Fatal(err)
 		}
-		pairs[i] = &pair{host, peer}
+		pairs[i] = &pair{host: host, peer: peer}
 		r.t.Cleanup(func() { host.Close(); peer.Close() })
 	}
 	return pairs

@@ -33,7 +33,7 @@ func (s *Screen) Bypassable(fd int, owners []Owner) (reason abi.Reason, detail s
 	if len(owners) == 0 {
 		return abi.NoOwner, ""
 	}
-	for _, check := range []func(int) refusal{established, nonBlocking, plainReads, plainSends, noZeroCopy} {
+	for _, check := range []func(int) refusal{established, nonBlocking, plainReads, plainSends, noZeroCopy, plainQueue} {
 		if r := check(fd); r.reason != abi.None {
 			return r.reason, r.detail
 		}
@@ -113,6 +113,26 @@ func noZeroCopy(fd int) refusal {
 	}
 	if on != 0 {
 		return refusal{abi.ZeroCopy, ""}
+	}
+	return refusal{}
+}
+
+// plainQueue refuses what S's TCP alone does with its queue.
+func plainQueue(fd int) refusal {
+	for _, o := range []struct {
+		level, option, mask int
+		name                string
+	}{
+		{unix.IPPROTO_TCP, unix.TCP_CORK, -1, "TCP_CORK"}, {unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, -1, "TCP_USER_TIMEOUT"},
+		{unix.SOL_SOCKET, unix.SO_BUF_LOCK, lockSend, "SO_SNDBUF"},
+	} {
+		got, err := unix.GetsockoptInt(fd, o.level, o.option)
+		if err != nil {
+			return unreadable(o.name, err)
+		}
+		if got&o.mask != 0 {
+			return refusal{abi.SocketOption, o.name + " is set"}
+		}
 	}
 	return refusal{}
 }

@@ -33,6 +33,9 @@ func TestBypassable(t *testing.T) {
 		{"low-water mark of what is unsent", set(unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, 16384), abi.LowWaterMark},
 		{"no low-water mark of what is unsent", set(unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, -1), abi.None},
 		{"the namespace's low-water mark of what is unsent", set(unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, 0), abi.None},
+		{"corked", set(unix.IPPROTO_TCP, unix.TCP_CORK, 1), abi.SocketOption},
+		{"a user timeout", set(unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 1000), abi.SocketOption},
+		{"a send buffer", set(unix.SOL_SOCKET, unix.SO_SNDBUF, 10000), abi.SocketOption},
 		{"zero copy", set(unix.SOL_SOCKET, unix.SO_ZEROCOPY, 1), abi.ZeroCopy},
 		{"half closed", func(p *pair) error { return p.s.CloseWrite() }, abi.NotEstablished},
 	} {

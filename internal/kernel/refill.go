@@ -136,4 +136,8 @@ func (r *Rebuild) settle(fd int) error {
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BUF_LOCK, r.bufLock))
 }
 
-const lockReceive = 2 // SOCK_RCVBUF_LOCK
+// Bits of SO_BUF_LOCK: SOCK_SNDBUF_LOCK and SOCK_RCVBUF_LOCK.
+const (
+	lockSend    = 1
+	lockReceive = 2
+)

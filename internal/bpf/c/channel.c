@@ -11,11 +11,21 @@
 #include "toehold.h"
 
 enum {
+	SOL_IP = 0,
 	SOL_SOCKET = 1,
 	SOL_TCP = 6,
+	SOL_IPV6 = 41,
+	SO_SNDBUF = 7,
 	SO_RCVLOWAT = 18,
+	SO_SNDBUFFORCE = 32,
+	SO_PEEK_OFF = 42,
 	SO_ZEROCOPY = 60,
+	TCP_NODELAY = 1,
+	TCP_CORK = 3,
+	TCP_USER_TIMEOUT = 18,
 	TCP_NOTSENT_LOWAT = 25,
+	TCP_ULP = 31,
+	ENOENT = 2,
 	MSG_PEEK = 0x2,
 	MSG_ERRQUEUE = 0x2000,
 	RCV_SHUTDOWN = 1,
@@ -253,36 +263,72 @@ int released(struct bpf_sock *ctx)
 	return 1;
 }
 
-static ALWAYS_INLINE u32 ends_bypass(struct bpf_sockopt *ctx)
+/* Whether the value of an option is this; one that is too short is none. */
+static ALWAYS_INLINE int is_set_to(struct bpf_sockopt *ctx, u32 wanted)
 {
 	u32 *value = ctx->optval;
 
-	if (ctx->level == SOL_TCP && ctx->optname == TCP_NOTSENT_LOWAT)
+	return (void *)(value + 1) <= ctx->optval_end && *value == wanted;
+}
+
+static ALWAYS_INLINE u32 tcp_option_ends_bypass(struct bpf_sockopt *ctx)
+{
+	switch (ctx->optname) {
+	case TCP_NOTSENT_LOWAT:
 		return CHANNEL_NOTSENT_LOWAT;
-	if (ctx->level != SOL_SOCKET)
-		return 0;
-	if (ctx->optname == SO_ZEROCOPY)
-		return CHANNEL_ZEROCOPY;
-	if (ctx->optname == SO_RCVLOWAT &&
-	    !((void *)(value + 1) <= ctx->optval_end && *value == 1))
-		return CHANNEL_RCVLOWAT;
+	case TCP_CORK:
+	case TCP_USER_TIMEOUT:
+		return is_set_to(ctx, 0) ? 0 : CHANNEL_OPTION;
+	case TCP_NODELAY:
+		return is_set_to(ctx, 0) ? CHANNEL_OPTION : 0;
+	}
 	return 0;
 }
 
-/* Before an option takes effect. */
+static ALWAYS_INLINE u32 ends_bypass(struct bpf_sockopt *ctx)
+{
+	if (ctx->level == SOL_TCP)
+		return tcp_option_ends_bypass(ctx);
+	if (ctx->level == SOL_IP || ctx->level == SOL_IPV6)
+		return CHANNEL_OPTION; /* the header is that of S's frames */
+	if (ctx->level != SOL_SOCKET)
+		return 0;
+	switch (ctx->optname) {
+	case SO_ZEROCOPY:
+		return CHANNEL_ZEROCOPY;
+	case SO_RCVLOWAT:
+		return is_set_to(ctx, 1) ? 0 : CHANNEL_RCVLOWAT;
+	case SO_PEEK_OFF:
+		return is_set_to(ctx, -1) ? 0 : CHANNEL_RCVLOWAT;
+	case SO_SNDBUF:
+	case SO_SNDBUFFORCE:
+		return CHANNEL_OPTION;
+	}
+	return 0;
+}
+
+/* Before an option takes effect. An upper-layer protocol would have what it is
+ * to encrypt go to the channel as it is. The program is told that there is none,
+ * as by a kernel without it. */
 SEC("cgroup/setsockopt")
 int setting(struct bpf_sockopt *ctx)
 {
+	int layer = ctx->level == SOL_TCP && ctx->optname == TCP_ULP;
 	u32 flags = ends_bypass(ctx);
 	struct end *e;
 	struct view v;
 
 	leave_too_long(ctx);
-	if (!flags)
+	if (!flags && !layer)
 		return 1;
 	e = bpf_sk_storage_get(&ends, ctx->sk, 0, 0);
-	if (e && e->role == ROLE_S && look(e, &v))
-		flag(&v, flags);
+	if (!e || e->role != ROLE_S || !look(e, &v))
+		return 1;
+	if (layer) {
+		bpf_set_retval(-ENOENT);
+		return 0;
+	}
+	flag(&v, flags);
 	return 1;
 }
 

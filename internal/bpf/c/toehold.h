@@ -74,6 +74,7 @@ enum { /* channel_part.flags */
 	CHANNEL_ZEROCOPY = 1 << 2,
 	CHANNEL_NOTSENT_LOWAT = 1 << 3,
 	CHANNEL_CLOSED = 1 << 4,
+	CHANNEL_OPTION = 1 << 5,
 };
 
 struct block {
