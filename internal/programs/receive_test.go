@@ -157,7 +157,7 @@ func newEdge(fd int, events uint32) (*edge, error) {
 }
 
 // edgeTimeout bounds the wait for an edge, in ms.
-const edgeTimeout = 5000
+const edgeTimeout = 20000
 
 func (e *edge) wait() error {
 	var events [1]unix.EpollEvent
