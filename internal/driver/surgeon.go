@@ -214,7 +214,11 @@ type operation struct {
 }
 
 const (
-	freezeLimit = 50 * time.Millisecond
+	// freezeLimit is for each process. A thread that waits for a processor does so
+	// whether it is to be frozen or not, and on a busy machine for many turns of the
+	// others; the limit is for the other threads of the process, which stand still
+	// meanwhile.
+	freezeLimit = 200 * time.Millisecond
 	goneLimit   = 5 * time.Second // for a device that was killed to end
 	thawLimit   = 5 * time.Second // a loop that takes longer is a fault of ours
 	tryAgain    = 20 * time.Millisecond
@@ -435,7 +439,9 @@ func (o *operation) finish() {
 			}
 		}
 		if p.fd >= 0 {
-			unix.Close(p.fd)
+			if err := kernel.GiveBack(p.fd); err != nil {
+				o.log.Debug("a socket is not given back", "flow", p.flow, "err", err)
+			}
 		}
 		if p.done || p.end.Over {
 			p.channel.close(o.log)

@@ -211,3 +211,39 @@ func TestOperationOnAClosedSocket(t *testing.T) {
 		})
 	}
 }
+
+// A program may be killed while it is frozen, and its socket may linger (SO_LINGER).
+// Then the last descriptor is ours, and nobody waits for it.
+func TestOperationDoesNotLinger(t *testing.T) {
+	w := newWard(t)
+	if err := findOwners([]*channel{w.patient.channel}); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := kernel.Take(w.patient.owners[0], w.patient.inode)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.patient.fd = fd
+	err = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 60})
+	for err == nil { // the peer reads nothing
+		err = unix.Sendto(fd, make([]byte, 1<<16), unix.MSG_DONTWAIT, nil)
+	}
+	if !errors.Is(err, unix.EAGAIN) {
+		t.Fatal(err)
+	}
+	w.program.Process.Kill()
+	w.program.Wait()
+	done := make(chan struct{})
+	go func() {
+		w.finish()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Error("it lingers")
+	}
+	w.peer.Close() // ends the lingering
+	<-done
+	w.patient.channel.close(w.log)
+}

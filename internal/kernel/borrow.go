@@ -17,7 +17,7 @@ func Borrow(o Owner, inode uint64, use func(fd int) error) (err error) {
 	if err != nil {
 		return fmt.Errorf("descriptor %d of process %d: %w", o.FD, o.PID, err)
 	}
-	defer func() { err = errors.Join(err, giveBack(fd)) }()
+	defer func() { err = errors.Join(err, GiveBack(fd)) }()
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return os.NewSyscallError("fstat", err)
@@ -28,7 +28,7 @@ func Borrow(o Owner, inode uint64, use func(fd int) error) (err error) {
 	return use(fd)
 }
 
-// Take is Borrow for who keeps the descriptor for longer, and closes it.
+// Take is Borrow for who keeps the descriptor for longer, and calls GiveBack.
 func Take(o Owner, inode uint64) (int, error) {
 	fd, err := take(o)
 	if err != nil {
@@ -52,10 +52,10 @@ func take(o Owner) (int, error) {
 	return fd, os.NewSyscallError("pidfd_getfd", err)
 }
 
-// giveBack closes a descriptor. When the program has closed its own meanwhile and
-// its socket lingers (SO_LINGER), that takes as long as the program has set: nobody
-// waits for it then.
-func giveBack(fd int) error {
+// GiveBack closes a descriptor of a program's socket. When the program has closed its
+// own meanwhile, or was killed, and its socket lingers (SO_LINGER), that takes as long
+// as the program has set: nobody waits for it then.
+func GiveBack(fd int) error {
 	if l, err := unix.GetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER); err == nil && l.Onoff != 0 && l.Linger > 0 {
 		go unix.Close(fd)
 		return nil
