@@ -127,11 +127,25 @@ func (u *uplink) Detach(c *handover.Conn) {
 				u.log.Debug("channel not left", "id", ch.id, "err", err)
 			}
 			if ch.unread() {
-				u.report(func() { u.unread = append(u.unread, ch) })
+				u.report(func() { u.remember(ch) })
 			}
 		}
 		ch.close(u.log)
 	})
+}
+
+// remember keeps a connection that is over until its program has read all. Those
+// that have are forgotten whenever the list has doubled.
+func (u *uplink) remember(ch *channel) {
+	if len(u.unread) >= u.unreadMost {
+		u.forgetRead()
+		u.unreadMost = max(2*len(u.unread), 64)
+	}
+	u.unread = append(u.unread, ch)
+}
+
+func (u *uplink) forgetRead() {
+	u.unread = slices.DeleteFunc(u.unread, func(ch *channel) bool { return !ch.unread() })
 }
 
 // unread reports that the program has something to read.
@@ -155,7 +169,7 @@ const leaveWithin = 5 * time.Second
 // allRead reports that the maps of the channels hold nothing any more that a program
 // of an ended connection may want to read, or have been kept for long enough.
 func (u *uplink) allRead(now mono.Time) bool {
-	u.unread = slices.DeleteFunc(u.unread, func(ch *channel) bool { return !ch.unread() })
+	u.forgetRead()
 	if len(u.unread) == 0 {
 		u.readBy = 0
 		return true

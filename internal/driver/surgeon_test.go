@@ -247,3 +247,31 @@ func TestOperationDoesNotLinger(t *testing.T) {
 	<-done
 	w.patient.channel.close(w.log)
 }
+
+// Connections that are over, and of whose programs nobody has anything to read any
+// more, do not pile up.
+func TestRemember(t *testing.T) {
+	w, u := newWard(t), testUplink()
+	if err := findOwners([]*channel{w.patient.channel}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.peer.Write([]byte("unread")); err != nil {
+		t.Fatal(err)
+	}
+	for by := time.Now().Add(10 * time.Second); !w.patient.unread(); time.Sleep(time.Millisecond) {
+		if time.Now().After(by) {
+			t.Fatal("nothing has come")
+		}
+	}
+	u.remember(w.patient.channel)
+	for range 1000 {
+		u.remember(new(channel))
+	}
+	if n := len(u.unread); n > 128 {
+		t.Errorf("%d are remembered", n)
+	}
+	if u.unread[0] != w.patient.channel {
+		t.Error("the one whose program has something to read is forgotten")
+	}
+	w.patient.channel.close(w.log)
+}

@@ -88,12 +88,14 @@ type uplink struct {
 
 	surgeon  *surgeon
 	channels map[abi.HWID]*channel // of connections in bypass, or between it and shadow
-	unread   []*channel            // of those that are over: their programs have octets to read
-	readBy   mono.Time             // until when to wait for them at the end, 0: not yet set
-	last     *process              // the device that is, or was there last, whose
-	rings    []byte                // stay until another is started
-	reports  chan func()           // of the surgeon, and others that work beside the loop
-	shutting bool                  // the interface is gone; shut when nothing is in bypass
+	unread   []*channel            // of those that are over: their programs had octets to read
+	// unreadMost is the length of unread at which it is gone through again.
+	unreadMost int
+	readBy     mono.Time   // until when to wait for them at the end, 0: not yet set
+	last       *process    // the device that is, or was there last, whose
+	rings      []byte      // stay until another is started
+	reports    chan func() // of the surgeon, and others that work beside the loop
+	shutting   bool        // the interface is gone; shut when nothing is in bypass
 
 	requests map[uint64]*request
 	ticket   uint64
