@@ -112,16 +112,6 @@ func CloseChannel(fd int) error {
 	return unix.Close(fd)
 }
 
-// Unread is how many octets a socket has received and its program not read.
-// Of a socket in a sockmap it is what waits in the sockmap's queue.
-func Unread(fd int) (int, error) {
-	n, err := unix.IoctlGetInt(fd, unix.SIOCINQ)
-	if err != nil {
-		return 0, fmt.Errorf("count unread octets (SIOCINQ): %w", err)
-	}
-	return n, nil
-}
-
 // Held is the memory, in octets, of what a socket has received and its program has
 // not read, 0 where that cannot be told. Unlike a call that receives, it takes no
 // error that the program is to see.

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"errors"
+	"fmt"
 	"runtime"
 	"strings"
 	"testing"
@@ -37,7 +38,7 @@ func TestOpenChannel(t *testing.T) {
 			return err
 		}
 		for _, fd := range append(fds, fd) {
-			if u, err := Unread(fd); u != 0 || err != nil {
+			if u, err := unread(fd); u != 0 || err != nil {
 				t.Errorf("%d octets unread, %v", u, err)
 			}
 			if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0); err != nil || flags&unix.O_NONBLOCK == 0 {
@@ -84,4 +85,14 @@ func TestOpenChannelWithoutLoopback(t *testing.T) {
 	if err := <-result; !errors.Is(err, unix.ENETUNREACH) || !strings.Contains(err.Error(), "lo up") {
 		t.Errorf("got %v", err)
 	}
+}
+
+// unread is how many octets a socket has received and its program not read.
+// Of a socket in a sockmap it is what waits in the sockmap's queue.
+func unread(fd int) (int, error) {
+	n, err := unix.IoctlGetInt(fd, unix.SIOCINQ)
+	if err != nil {
+		return 0, fmt.Errorf("count unread octets (SIOCINQ): %w", err)
+	}
+	return n, nil
 }

@@ -212,7 +212,7 @@ func channelIn(t *testing.T, ns *testnet.Namespace) (fd int) {
 func fromChannel(t *testing.T, set *bpf.Set, p *pair, c, came, sent int) *Rebuild {
 	t.Helper()
 	for fd, want := range map[int]int{p.fd: came - 10_000, c: sent} {
-		if got, err := Unread(fd); got != want || err != nil {
+		if got, err := unread(fd); got != want || err != nil {
 			t.Errorf("%d octets are unread, %v; want %d", got, err, want)
 		}
 	}

@@ -200,7 +200,7 @@ func TestRebuildUnderEpoll(t *testing.T) {
 	if _, err := p.peer.Write(noise(500, 41)); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "octets have come", func() bool { u, err := Unread(p.fd); return u == 500 && err == nil })
+	eventually(t, "octets have come", func() bool { u, err := unread(p.fd); return u == 500 && err == nil })
 	p.rebuilt(t, nil)
 	told(t, level, unix.EPOLLIN|unix.EPOLLOUT)
 	told(t, edge, unix.EPOLLIN|unix.EPOLLOUT)

@@ -295,7 +295,7 @@ func TestRebuildUnread(t *testing.T) {
 		gets(t, p.s, octets[:10])
 		// As much as the window lets in; the rest comes later.
 		eventually(t, "octets have come", func() bool {
-			u, err := Unread(p.fd)
+			u, err := unread(p.fd)
 			return err == nil && u >= min(size, 60_000)
 		})
 		p.rebuilt(t, func(r *Rebuild) {
