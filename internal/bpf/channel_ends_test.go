@@ -203,3 +203,38 @@ func TestLeave(t *testing.T) {
 	p.counts("the next", 0, 0, 70, 70)
 	p.must(p.set.Untie(tiedAt))
 }
+
+func TestUntieAndTieAgain(t *testing.T) {
+	p := newTied(t, 1000)
+	for range 3 {
+		p.write(p.fd, pattern(100))
+		p.write(p.c, pattern(50))
+		p.expect("to the channel", p.c, pattern(100))
+		p.expect("to the program", p.fd, pattern(50))
+		p.counts("tied", 100, 100, 50, 50)
+		p.must(p.set.Untie(tiedAt))
+		p.must(p.set.Untie(tiedAt))
+		p.plain()
+		p.counts("untied", 100, 100, 50, 50)
+		p.must(p.set.Tie(tiedAt, p.fd, p.c, 1000))
+		p.counts("tied again", 0, 0, 0, 0)
+		p.plain()
+		p.open(1)
+	}
+	p.must(p.set.Close())
+	p.plain()
+}
+
+// A socket that is rebuilt leaves the sockmap by itself.
+func TestTieAfterDisconnect(t *testing.T) {
+	p := newTied(t, 1000)
+	rebuild(t, p.s)
+	for range 2 {
+		p.must(p.set.Tie(tiedAt, p.fd, p.c, 1000))
+		p.open(1)
+		p.write(p.fd, pattern(100))
+		p.expect("to the channel", p.c, pattern(100))
+		p.counts("tied again", 100, 100, 0, 0)
+		p.must(p.set.Untie(tiedAt))
+	}
+}
