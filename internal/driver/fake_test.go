@@ -69,7 +69,10 @@ func fakeDevice(kind string) int {
 
 func (l *liar) say(msg []byte) { unix.Write(driver.DeviceSocket, msg) }
 
-func (l *liar) listen() int {
+func (l *liar) listen() int { return listen(l.admit, l.obey) }
+
+// listen has the driver's messages answered until it says Quit, or is gone.
+func listen(admit func(abi.Header), obey func(abi.Header, []abi.Command)) int {
 	buf := make([]byte, abi.MaxMessage)
 	for {
 		n, err := unix.Read(driver.DeviceSocket, buf)
@@ -84,11 +87,11 @@ func (l *liar) listen() int {
 			return 0
 		}
 		if h.Type == abi.Admit {
-			l.admit(h)
+			admit(h)
 			continue
 		}
 		commands, _ := abi.Parse([]abi.Command(nil), h, octets)
-		l.obey(h, commands)
+		obey(h, commands)
 	}
 }
 

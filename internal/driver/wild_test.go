@@ -12,8 +12,6 @@ import (
 	"time"
 	"unsafe"
 
-	"golang.org/x/sys/unix"
-
 	"toehold/internal/abi"
 	"toehold/internal/driver"
 	"toehold/internal/mono"
@@ -70,28 +68,18 @@ type wildOne struct {
 }
 
 func (w *wildOne) listen() int {
-	buf := make([]byte, abi.MaxMessage)
-	for {
-		n, err := unix.Read(driver.DeviceSocket, buf)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil || n == 0 {
-			return 0
-		}
-		h, octets, err := abi.ParseHeader(buf[:n])
-		if err != nil || h.Type == abi.Quit {
-			return 0
-		}
-		for range w.IntN(4) {
-			w.babble()
-		}
-		if h.Type == abi.Admit {
-			w.admit(h)
-			continue
-		}
-		commands, _ := abi.Parse([]abi.Command(nil), h, octets)
+	return listen(func(h abi.Header) {
+		w.chatter()
+		w.admit(h)
+	}, func(h abi.Header, commands []abi.Command) {
+		w.chatter()
 		w.obey(h, commands)
+	})
+}
+
+func (w *wildOne) chatter() {
+	for range w.IntN(4) {
+		w.babble()
 	}
 }
 
