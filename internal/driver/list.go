@@ -103,7 +103,8 @@ func connection(s *kernel.Socket) Connection {
 }
 
 // place merges in what the device knows. The octets stay the kernel's count:
-// acknowledgements go through to it, so it is right wherever they are.
+// acknowledgements go through to it, so in shadow it is right. In bypass it stands
+// still: TCP_INFO alone goes on (c/bypass.h).
 func (c *Connection) place(p *placed) {
 	c.ID, c.Place, c.Attachment, c.Device = p.hwid.String(), p.place, p.attached, p.device
 	if h := p.hardware; h != nil && p.place == OnDevice {

@@ -333,7 +333,7 @@ func (t *Table) divertAgain(now mono.Time, c *Conn, r abi.Reason, detail string)
 	t.command(abi.Divert, []*Conn{c})
 }
 
-// goHome un-steers connections whose sockets are in step, or lost, and lets
+// goHome un-steers connections whose sockets are in step, or over, and lets
 // their programs go on.
 func (t *Table) goHome(now mono.Time, conns []*Conn) {
 	var orphans, others []*Conn
